@@ -1,0 +1,159 @@
+//! `swctl status` and `swctl wait`.
+
+use ctl::proto;
+use serde::Serialize;
+use std::time::Duration;
+
+use crate::context::{Context, Done, Outcome};
+use crate::print::{or_dash, span};
+
+#[derive(clap::Args, Debug)]
+pub struct WaitArgs {
+    /// As printed by a mutation with -o json
+    #[arg(long, value_name = "N")]
+    generation: u64,
+}
+
+#[derive(Serialize)]
+struct View {
+    version: String,
+    node: String,
+    underlay: Option<String>,
+    router_mac: String,
+    pid: u32,
+    uptime_ms: u64,
+    generation: u64,
+    applied_generation: u64,
+    workers: u32,
+    networks: u32,
+    ports_up: u32,
+    ports_down: u32,
+    peers_up: u32,
+    peers_down: u32,
+    offload: Offload,
+    ledger: Ledger,
+    degraded: Vec<Degraded>,
+}
+
+#[derive(Serialize)]
+struct Offload {
+    tap: Vec<String>,
+    udp_gso_segments: u32,
+    udp_gro: bool,
+}
+
+#[derive(Serialize)]
+struct Ledger {
+    frames_in: u64,
+    frames_forwarded: u64,
+    frames_answered: u64,
+    frames_dropped: u64,
+    frames_out: u64,
+}
+
+#[derive(Serialize)]
+struct Degraded {
+    object: String,
+    message: String,
+    hint: String,
+}
+
+impl From<proto::Status> for View {
+    fn from(s: proto::Status) -> Self {
+        let (o, l) = (s.offload.unwrap_or_default(), s.ledger.unwrap_or_default());
+        let degraded = |d: proto::Degraded| Degraded { object: d.object, message: d.message, hint: d.hint };
+        Self {
+            version: s.version,
+            node: s.node,
+            underlay: Some(s.underlay).filter(|u| !u.is_empty()),
+            router_mac: s.router_mac,
+            pid: s.pid,
+            uptime_ms: s.uptime_ms,
+            generation: s.generation,
+            applied_generation: s.applied_generation,
+            workers: s.workers,
+            networks: s.networks,
+            ports_up: s.ports_up,
+            ports_down: s.ports_down,
+            peers_up: s.peers_up,
+            peers_down: s.peers_down,
+            offload: Offload { tap: o.tap, udp_gso_segments: o.udp_gso_segments, udp_gro: o.udp_gro },
+            ledger: Ledger {
+                frames_in: l.frames_in,
+                frames_forwarded: l.frames_forwarded,
+                frames_answered: l.frames_answered,
+                frames_dropped: l.frames_dropped,
+                frames_out: l.frames_out,
+            },
+            degraded: s.degraded.into_iter().map(degraded).collect(),
+        }
+    }
+}
+
+pub fn status(context: &mut Context) -> Done {
+    let request = proto::GetStatusRequest {};
+    let view = View::from(context.call(async |s| s.get_status(request).await)?);
+    if context.print.json {
+        context.print.object(&view)?;
+    } else {
+        table(&view, context)?;
+    }
+    Ok(if view.degraded.is_empty() { Outcome::Done } else { Outcome::Problems })
+}
+
+fn table(v: &View, context: &mut Context) -> std::io::Result<()> {
+    let print = &mut context.print;
+    let up = span(v.uptime_ms);
+    print.line(&format!("swd {} on {}  up {up}  pid {}  workers {}", v.version, v.node, v.pid, v.workers))?;
+    let gso = match v.offload.udp_gso_segments {
+        0 => "off".to_owned(),
+        n => n.to_string(),
+    };
+    let gro = if v.offload.udp_gro { "on" } else { "off" };
+    let applied = if v.applied_generation == v.generation { "applied" } else { "not yet applied" };
+    let l = &v.ledger;
+    let rows = [
+        ("generation", format!("{} ({applied})", v.generation)),
+        ("underlay", or_dash(v.underlay.clone().unwrap_or_default())),
+        ("router MAC", or_dash(v.router_mac.as_str())),
+        ("networks", v.networks.to_string()),
+        ("ports", format!("{} up / {} down", v.ports_up, v.ports_down)),
+        ("peers", format!("{} up / {} down", v.peers_up, v.peers_down)),
+        ("offload", format!("TAP: {}   UDP: gso {gso}, gro {gro}", or_dash(v.offload.tap.join(",")))),
+        (
+            "frames",
+            format!(
+                "in {} = forwarded {} + answered {} + dropped {}",
+                l.frames_in, l.frames_forwarded, l.frames_answered, l.frames_dropped
+            ),
+        ),
+    ];
+    for (key, value) in rows {
+        print.line(&format!("  {key:<12}{value}"))?;
+    }
+    for d in &v.degraded {
+        let hint = if d.hint.is_empty() { String::new() } else { format!("   ({})", d.hint) };
+        print.line(&format!("WARN  {}: {}{hint}", d.object, d.message))?;
+    }
+    Ok(())
+}
+
+pub fn wait(args: &WaitArgs, context: &mut Context) -> Done {
+    #[derive(Serialize)]
+    struct View {
+        generation: u64,
+        applied_generation: u64,
+    }
+    let timeout = context.global.timeout;
+    let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let request = proto::WaitGenerationRequest { generation: args.generation, timeout_ms };
+    let client = context.client()?;
+    // The daemon's answer says more than our own giving up would.
+    client.set_timeout(timeout + Duration::from_secs(2));
+    let reply = client.call(async |s| s.wait_generation(request).await)?;
+    if context.print.json {
+        let view = View { generation: reply.generation, applied_generation: reply.applied_generation };
+        context.print.object(&view)?;
+    }
+    Ok(Outcome::Done)
+}

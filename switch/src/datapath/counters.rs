@@ -1,0 +1,184 @@
+//! Counters, owned by one worker: plain integers, read by copying.
+//!
+//! Two sums hold at any moment between batches, and every test suite checks them:
+//! `received = unicast + flooded + replied + consumed + held + drops` per origin, and
+//! `posted = sent + transmit drops` over all egresses.
+
+use super::verdict::{DropReason, Egress, PeerId, PortId, Verdict};
+
+/// Counters of one port or peer. "received" is from it, "sent" is to it.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Frames received (an offload frame counts once).
+    pub received: u64,
+    /// Bytes of these frames.
+    pub received_bytes: u64,
+    /// Frames forwarded to one egress.
+    pub unicast: u64,
+    /// Frames flooded.
+    pub flooded: u64,
+    /// Frames answered by the switch.
+    pub replied: u64,
+    /// Frames meant for the switch.
+    pub consumed: u64,
+    /// Frames that had to wait for a neighbour.
+    pub held: u64,
+    /// Frames written to it.
+    pub sent: u64,
+    /// Bytes of these frames.
+    pub sent_bytes: u64,
+    /// Packets on the wire (segments after cutting) for peers; system calls after merging for ports.
+    pub sent_units: u64,
+    /// Frames lost on the way to it, all reasons of stage `tx`.
+    pub send_drops: u64,
+    /// Drops by reason: receive-side reasons for frames from it, `tx` reasons for frames to it.
+    pub drops: [u64; DropReason::COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            received: 0,
+            received_bytes: 0,
+            unicast: 0,
+            flooded: 0,
+            replied: 0,
+            consumed: 0,
+            held: 0,
+            sent: 0,
+            sent_bytes: 0,
+            sent_units: 0,
+            send_drops: 0,
+            drops: [0; DropReason::COUNT],
+        }
+    }
+}
+
+impl Counters {
+    /// Books a verdict.
+    #[inline]
+    pub fn verdict(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Unicast(_) => self.unicast += 1,
+            Verdict::Flood(_) => self.flooded += 1,
+            Verdict::Reply => self.replied += 1,
+            Verdict::Consumed => self.consumed += 1,
+            Verdict::Held => self.held += 1,
+            Verdict::Drop(reason) => self.drops[reason as usize] += 1,
+        }
+    }
+
+    /// Books a frame lost while sending; `reason` has stage `tx`.
+    #[inline]
+    pub fn send_drop(&mut self, reason: DropReason, frames: u64) {
+        self.send_drops += frames;
+        self.drops[reason as usize] += frames;
+    }
+
+    /// Sum of the receive-side drops.
+    #[must_use]
+    pub fn receive_drops(&self) -> u64 {
+        self.drops.iter().sum::<u64>() - self.send_drops
+    }
+
+    /// Adds another set, for totals and for counters of removed objects.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in [
+            (&mut self.received, other.received),
+            (&mut self.received_bytes, other.received_bytes),
+            (&mut self.unicast, other.unicast),
+            (&mut self.flooded, other.flooded),
+            (&mut self.replied, other.replied),
+            (&mut self.consumed, other.consumed),
+            (&mut self.held, other.held),
+            (&mut self.sent, other.sent),
+            (&mut self.sent_bytes, other.sent_bytes),
+            (&mut self.sent_units, other.sent_units),
+            (&mut self.send_drops, other.send_drops),
+        ] {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.drops.iter_mut().zip(other.drops) {
+            *mine += theirs;
+        }
+    }
+
+    /// Does every received frame have exactly one verdict?
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        self.received
+            == self.unicast + self.flooded + self.replied + self.consumed + self.held + self.receive_drops()
+    }
+}
+
+/// All counters of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct CounterTable {
+    ports: Vec<Counters>,
+    peers: Vec<Counters>,
+    /// Frames that belong to no known port or peer, and what removed ports and peers had counted.
+    pub node: Counters,
+    /// Copies posted to egress lists.
+    pub posted: u64,
+    /// Frames the switch made itself (answers, errors, solicitations).
+    pub generated: u64,
+    /// Held frames that were sent once the neighbour answered.
+    pub released: u64,
+    /// Held frames dropped because it did not, or went away.
+    pub expired: u64,
+    /// ICMP errors not sent because of the rate limit.
+    pub icmp_limited: u64,
+    /// Learned entries that moved from one egress to another.
+    pub moves: u64,
+    /// Learned entries evicted because their port or the table was full.
+    pub evictions: u64,
+    /// Learned entries that aged out.
+    pub aged: u64,
+}
+
+impl CounterTable {
+    /// Counters of a port or peer, made on first use.
+    #[inline]
+    pub fn of(&mut self, who: Egress) -> &mut Counters {
+        let (list, at) = match who {
+            Egress::Port(PortId(at)) => (&mut self.ports, at as usize),
+            Egress::Peer(PeerId(at)) => (&mut self.peers, at as usize),
+        };
+        if at >= list.len() {
+            list.resize_with(at + 1, Counters::default);
+        }
+        &mut list[at]
+    }
+
+    /// Counters of a port or peer, if it ever counted anything.
+    #[must_use]
+    pub fn get(&self, who: Egress) -> Option<&Counters> {
+        match who {
+            Egress::Port(PortId(at)) => self.ports.get(at as usize),
+            Egress::Peer(PeerId(at)) => self.peers.get(at as usize),
+        }
+    }
+
+    /// Folds the counters of a removed port or peer into the node's, so that no frame is ever forgotten.
+    pub fn retire(&mut self, who: Egress) {
+        let gone = std::mem::take(self.of(who));
+        self.node.add(&gone);
+    }
+
+    /// Sum over ports, peers and the node.
+    #[must_use]
+    pub fn total(&self) -> Counters {
+        let mut total = self.node.clone();
+        for counters in self.ports.iter().chain(&self.peers) {
+            total.add(counters);
+        }
+        total
+    }
+
+    /// Both sums of the module text, over everything.
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        let total = self.total();
+        total.balanced() && self.posted == total.sent + total.send_drops
+    }
+}

@@ -1,0 +1,133 @@
+//! From a tunnel datagram to an inner frame: is the sender a listed peer, is the VNI ours, may this peer send
+//! from this address?
+//!
+//! Nothing in the outer header is trusted but the source address, and that only against the peer list.
+
+use super::frame::Ingress;
+use super::tables::{Network, Peer, Tables};
+use super::verdict::{DropReason, PeerId};
+use packet::{Headers, Net, VnetHdr, ip_proto, read_v4, read_v6};
+use std::net::{IpAddr, Ipv4Addr};
+use tunnel::ecn::EcnAction;
+use tunnel::DecapError;
+
+/// An accepted datagram.
+pub struct Opened<'t> {
+    /// The sender.
+    pub peer: PeerId,
+    /// Its entry.
+    pub conf: &'t Peer,
+    /// The network of the VNI.
+    pub network: &'t Network,
+    /// Where the inner Ethernet header begins.
+    pub at: usize,
+}
+
+/// Checks the outer facts and the tunnel header.
+///
+/// # Errors
+/// The drop reason, with the peer it is booked on when the peer is known.
+#[inline]
+pub fn open<'t>(
+    tables: &'t Tables,
+    ingress: Ingress,
+    datagram: &[u8],
+) -> Result<Opened<'t>, (Option<PeerId>, DropReason)> {
+    let (peer, vni, at) = match ingress {
+        Ingress::Underlay { source, encap, .. } => {
+            let peer = *tables.by_remote.get(&source).ok_or((None, DropReason::UnknownPeer))?;
+            let inner = encap.decode(datagram).map_err(|e| (Some(peer), reason(e)))?;
+            (peer, inner.vni, inner.at)
+        }
+        Ingress::Peer { peer, vni } => (peer, vni, 0),
+        Ingress::Port(_) => return Err((None, DropReason::NoPort)),
+    };
+    let conf = tables.peer(peer).ok_or((None, DropReason::UnknownPeer))?;
+    let network = tables
+        .by_vni
+        .get(&vni)
+        .and_then(|id| tables.network(*id))
+        .ok_or((Some(peer), DropReason::UnknownVni))?;
+    Ok(Opened { peer, conf, network, at })
+}
+
+fn reason(e: DecapError) -> DropReason {
+    match e {
+        DecapError::Truncated => DropReason::TunnelTruncated,
+        DecapError::BadFlags => DropReason::TunnelBadFlags,
+        DecapError::BadVersion => DropReason::TunnelBadVersion,
+        DecapError::BadOption => DropReason::TunnelBadOption,
+        DecapError::UnknownCritical => DropReason::TunnelUnknownCritical,
+        DecapError::NotEthernet => DropReason::TunnelNotEthernet,
+        DecapError::Control => DropReason::TunnelControl,
+    }
+}
+
+/// Combines outer and inner ECN (RFC 6040), editing the inner header if it has to learn of congestion.
+///
+/// # Errors
+/// `EcnCongestion`.
+#[inline]
+pub fn ecn(outer_tos: u8, frame: &mut [u8], headers: &Headers) -> Result<(), DropReason> {
+    if !matches!(headers.net, Net::V4 | Net::V6) {
+        return Ok(());
+    }
+    match tunnel::ecn::decap(outer_tos, headers.tos(frame)) {
+        EcnAction::Keep => Ok(()),
+        EcnAction::Set(ecn) => {
+            tunnel::ecn::set_ecn(frame, headers, ecn);
+            Ok(())
+        }
+        EcnAction::Drop => Err(DropReason::EcnCongestion),
+    }
+}
+
+/// Checks of the inner frame that depend on the peer.
+///
+/// # Errors
+/// `Nested`, `PeerSource`.
+#[inline]
+pub fn admit(tables: &Tables, peer: &Peer, frame: &[u8], headers: &Headers) -> Result<(), DropReason> {
+    if headers.proto == ip_proto::UDP && tables.node.tunnel_ports.contains(&headers.dport) {
+        let to = headers.dst_ip(frame);
+        if to.is_some_and(|ip| Some(ip) == tables.node.underlay || tables.by_remote.contains_key(&ip)) {
+            return Err(DropReason::Nested);
+        }
+    }
+    let Some(sources) = &peer.sources else { return Ok(()) };
+    let allowed = match headers.net {
+        Net::V4 => sources.contains(IpAddr::V4(read_v4(frame, Headers::L3 + 12))),
+        // A probe (RFC 5227) carries no sender address; it claims nothing.
+        Net::Arp => {
+            let sender = read_v4(frame, Headers::L3 + 14);
+            sender == Ipv4Addr::UNSPECIFIED || sources.contains(IpAddr::V4(sender))
+        }
+        // Link-local and unspecified sources belong to the segment, not to a pod: neighbour discovery needs them.
+        Net::V6 => {
+            let src = read_v6(frame, Headers::L3 + 8);
+            (headers.proto == ip_proto::ICMPV6 && (src.is_unicast_link_local() || src.is_unspecified()))
+                || sources.contains(IpAddr::V6(src))
+        }
+        Net::Other => false,
+    };
+    if allowed { Ok(()) } else { Err(DropReason::PeerSource) }
+}
+
+/// Normalises what only the tunnel's other end knows: a partial inner checksum, an unsegmented inner frame.
+#[inline]
+#[must_use]
+pub fn offload(frame: &[u8], headers: &Headers, peer: &Peer) -> VnetHdr {
+    tunnel::offload::ingest(frame, headers, peer.mtu as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_called_as_the_tunnel_calls_them() {
+        for e in DecapError::ALL {
+            assert_eq!(reason(e).word(), e.name());
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The last stage: does the packet fit where it goes?
+//!
+//! An offload frame counts as one of its segments. TCP that does not fit is given a smaller segment size — the
+//! cut happens later, so this costs nothing; everything else is dropped and its source told (RFC 1191, 8201),
+//! for bridged frames too: a bridge that drops silently is a hole nobody can see.
+
+use super::context::{Context, Current};
+use super::icmp;
+use super::parse::packet_size;
+use super::trace::{Recorder, Step};
+use super::verdict::{DropReason, Egress, Verdict};
+use packet::{GsoType, Headers};
+
+/// Checks the size and posts the frame.
+#[inline]
+pub fn send<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, egress: Egress) -> Verdict {
+    match fit(cx, cur, egress) {
+        Ok(()) => {
+            cx.post(egress, cur.name);
+            Verdict::Unicast(egress)
+        }
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Checks the size, shrinking segments if that helps; tells the source if it does not.
+///
+/// # Errors
+/// `TooBig`, `EgressGone`.
+#[inline]
+pub fn fit<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, egress: Egress) -> Result<(), DropReason> {
+    let mtu = match egress {
+        Egress::Port(id) => cx.tables.port(id).map(|p| p.mtu),
+        Egress::Peer(id) => cx.tables.peer(id).map(|p| p.mtu),
+    }
+    .ok_or(DropReason::EgressGone)?;
+    let packet = packet_size(&cur.meta.headers, &cur.meta.vnet);
+    cx.rec.step(|| Step::Mtu { packet, mtu });
+    if packet <= mtu {
+        return Ok(());
+    }
+    let headers = u32::from(cur.meta.headers.payload) - (Headers::L3 as u32).min(u32::from(cur.meta.headers.payload));
+    if matches!(cur.meta.vnet.gso_type, GsoType::Tcp4 | GsoType::Tcp6) && mtu > headers {
+        cur.meta.vnet.gso_size = (mtu - headers) as u16;
+        return Ok(());
+    }
+    icmp::error(cx, cur, icmp::Error::TooBig(mtu));
+    Err(DropReason::TooBig)
+}

@@ -1,0 +1,389 @@
+//! The learned part of the FDB: (network, MAC) to egress.
+//!
+//! Layout: an open-addressed index of 16-byte entries (packed key, egress, slot number; linear probing, load at
+//! most one half, so a hit costs one cache line most of the time) and a slab of slots with the last-seen time.
+//! Slots of one owner — the port or peer behind which the MAC was learned — form a list from oldest to newest.
+//!
+//! Limits: the capacity is fixed at construction and all memory is allocated then. Each owner has a quota;
+//! an owner at its quota loses *its own* oldest entry, so a port that sends from random addresses cannot
+//! push out anybody else's. When the whole table is full the owner also pays with its own oldest entry, and an
+//! owner with none is not learned (its frames are still forwarded).
+//!
+//! Ageing: [`Fdb::sweep`] walks each owner's list from the oldest entry and stops at the first young one, so it
+//! costs as much as there is to remove.
+
+use super::verdict::{Egress, NetId, PeerId, PortId};
+use packet::{MacAddr, flow};
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    /// MAC in the low 48 bits, network above; never zero, because a zero MAC is never learned.
+    key: u64,
+    /// Packed egress, see `pack`.
+    egress: u32,
+    slot: u32,
+}
+
+const EMPTY: Entry = Entry { key: 0, egress: 0, slot: 0 };
+
+#[derive(Clone, Copy)]
+struct Slot {
+    key: u64,
+    seen_ms: u64,
+    created_ms: u64,
+    owner: u32,
+    older: u32,
+    newer: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Owner {
+    oldest: u32,
+    newest: u32,
+    len: u32,
+}
+
+const NOBODY: Owner = Owner { oldest: NONE, newest: NONE, len: 0 };
+
+/// What learning did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learned {
+    /// Known already, at the same place.
+    Refreshed,
+    /// New.
+    Added,
+    /// New, at the price of the owner's oldest entry.
+    Replaced,
+    /// Known elsewhere; it moved here.
+    Moved,
+    /// The table is full and the owner has nothing to give.
+    Refused,
+}
+
+/// One entry, as listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FdbEntry {
+    /// Network.
+    pub network: NetId,
+    /// Address.
+    pub mac: MacAddr,
+    /// Where it is.
+    pub egress: Egress,
+    /// When it was learned, milliseconds of the data path's clock.
+    pub created_ms: u64,
+    /// When it was last a source.
+    pub seen_ms: u64,
+}
+
+/// The learned table.
+#[derive(Clone)]
+pub struct Fdb {
+    index: Box<[Entry]>,
+    mask: usize,
+    seed: u64,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    ports: Vec<Owner>,
+    peers: Vec<Owner>,
+    len: usize,
+    capacity: usize,
+}
+
+/// Bit 31 tells peers from ports.
+const PEER_BIT: u32 = 1 << 31;
+
+#[inline]
+fn pack(egress: Egress) -> u32 {
+    match egress {
+        Egress::Port(PortId(n)) => n,
+        Egress::Peer(PeerId(n)) => n | PEER_BIT,
+    }
+}
+
+#[inline]
+fn unpack(v: u32) -> Egress {
+    if v & PEER_BIT == 0 { Egress::Port(PortId(v)) } else { Egress::Peer(PeerId(v & !PEER_BIT)) }
+}
+
+#[inline]
+fn key(network: NetId, mac: MacAddr) -> u64 {
+    u64::from(network.0) << 48 | mac.as_u64()
+}
+
+impl Fdb {
+    /// A table for `capacity` entries (at least 16). Takes about 72 bytes an entry.
+    #[must_use]
+    pub fn new(capacity: usize, seed: u64) -> Self {
+        let capacity = capacity.clamp(16, 1 << 24);
+        let size = (capacity * 2).next_power_of_two();
+        Self {
+            index: vec![EMPTY; size].into_boxed_slice(),
+            mask: size - 1,
+            seed,
+            slots: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+            ports: Vec::new(),
+            peers: Vec::new(),
+            len: 0,
+            capacity,
+        }
+    }
+
+    /// Entries in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing learned.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    fn home(&self, key: u64) -> usize {
+        flow::mix(key, self.seed) as usize & self.mask
+    }
+
+    /// Position of the key in the index, or of the empty place where it would go.
+    #[inline]
+    fn probe(&self, key: u64) -> (usize, bool) {
+        let mut at = self.home(key);
+        loop {
+            let entry = &self.index[at];
+            if entry.key == key {
+                return (at, true);
+            }
+            if entry.key == 0 {
+                return (at, false);
+            }
+            at = (at + 1) & self.mask;
+        }
+    }
+
+    /// Where a MAC is.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, network: NetId, mac: MacAddr) -> Option<Egress> {
+        let (at, found) = self.probe(key(network, mac));
+        found.then(|| unpack(self.index[at].egress))
+    }
+
+    fn owner(&mut self, packed: u32) -> &mut Owner {
+        let (list, at) = match unpack(packed) {
+            Egress::Port(PortId(n)) => (&mut self.ports, n as usize),
+            Egress::Peer(PeerId(n)) => (&mut self.peers, n as usize),
+        };
+        if at >= list.len() {
+            list.resize(at + 1, NOBODY);
+        }
+        &mut list[at]
+    }
+
+    /// Enters a unicast source address seen from `egress` at `now_ms`; `quota` bounds the owner's entries.
+    pub fn learn(&mut self, network: NetId, mac: MacAddr, egress: Egress, quota: u32, now_ms: u64) -> Learned {
+        let key = key(network, mac);
+        let packed = pack(egress);
+        let (at, found) = self.probe(key);
+        if found {
+            let slot = self.index[at].slot;
+            if self.index[at].egress == packed {
+                // Once a second is exact enough for ageing, and keeps the list quiet under load.
+                if now_ms.saturating_sub(self.slots[slot as usize].seen_ms) >= 1000 {
+                    self.unlink(slot);
+                    self.slots[slot as usize].seen_ms = now_ms;
+                    self.link(slot, packed);
+                }
+                return Learned::Refreshed;
+            }
+            if self.owner(packed).len >= quota && !self.evict_oldest(packed) {
+                return Learned::Refused;
+            }
+            // The eviction may have shifted the index.
+            let (at, _) = self.probe(key);
+            self.unlink(slot);
+            self.index[at].egress = packed;
+            self.slots[slot as usize].seen_ms = now_ms;
+            self.slots[slot as usize].created_ms = now_ms;
+            self.link(slot, packed);
+            return Learned::Moved;
+        }
+        let mut outcome = Learned::Added;
+        if self.owner(packed).len >= quota || self.len == self.capacity {
+            if !self.evict_oldest(packed) {
+                return Learned::Refused;
+            }
+            outcome = Learned::Replaced;
+        }
+        let new = Slot { key, seen_ms: now_ms, created_ms: now_ms, owner: packed, older: NONE, newer: NONE };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = new;
+                slot
+            }
+            None => {
+                self.slots.push(new);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let (at, _) = self.probe(key);
+        self.index[at] = Entry { key, egress: packed, slot };
+        self.len += 1;
+        self.link(slot, packed);
+        outcome
+    }
+
+    /// Appends to the newest end of the owner's list.
+    fn link(&mut self, slot: u32, packed: u32) {
+        let newest = self.owner(packed).newest;
+        {
+            let s = &mut self.slots[slot as usize];
+            (s.owner, s.older, s.newer) = (packed, newest, NONE);
+        }
+        match newest {
+            NONE => self.owner(packed).oldest = slot,
+            n => self.slots[n as usize].newer = slot,
+        }
+        let owner = self.owner(packed);
+        owner.newest = slot;
+        owner.len += 1;
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Slot { owner, older, newer, .. } = self.slots[slot as usize];
+        match older {
+            NONE => self.owner(owner).oldest = newer,
+            o => self.slots[o as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.owner(owner).newest = older,
+            n => self.slots[n as usize].older = older,
+        }
+        self.owner(owner).len -= 1;
+    }
+
+    fn evict_oldest(&mut self, packed: u32) -> bool {
+        match self.owner(packed).oldest {
+            NONE => false,
+            slot => {
+                self.remove_slot(slot);
+                true
+            }
+        }
+    }
+
+    fn remove_slot(&mut self, slot: u32) {
+        let (at, _) = self.probe(self.slots[slot as usize].key);
+        self.unlink(slot);
+        self.free.push(slot);
+        self.len -= 1;
+        self.close_gap(at);
+    }
+
+    /// Backward-shift deletion: entries behind the gap that probed over it move up, so no tombstones exist.
+    fn close_gap(&mut self, mut gap: usize) {
+        let mut at = gap;
+        loop {
+            at = (at + 1) & self.mask;
+            let entry = self.index[at];
+            if entry.key == 0 {
+                break;
+            }
+            let home = self.home(entry.key);
+            if (at.wrapping_sub(home) & self.mask) >= (at.wrapping_sub(gap) & self.mask) {
+                self.index[gap] = entry;
+                gap = at;
+            }
+        }
+        self.index[gap] = EMPTY;
+    }
+
+    /// Removes one entry.
+    pub fn remove(&mut self, network: NetId, mac: MacAddr) -> bool {
+        let (at, found) = self.probe(key(network, mac));
+        if found {
+            self.remove_slot(self.index[at].slot);
+        }
+        found
+    }
+
+    /// Removes everything learned behind a port or peer; returns how many.
+    pub fn flush_owner(&mut self, egress: Egress) -> u64 {
+        let packed = pack(egress);
+        let mut gone = 0;
+        while self.evict_oldest(packed) {
+            gone += 1;
+        }
+        gone
+    }
+
+    /// Removes the entries that `doomed` names; returns how many. Walks the whole table: for operators only.
+    pub fn flush(&mut self, mut doomed: impl FnMut(&FdbEntry) -> bool) -> u64 {
+        let victims: Vec<_> = self.iter().filter(|e| doomed(e)).map(|e| (e.network, e.mac)).collect();
+        for &(network, mac) in &victims {
+            self.remove(network, mac);
+        }
+        victims.len() as u64
+    }
+
+    /// Removes entries older than their network's ageing time (`None`: keep for ever). `least_ms` is the
+    /// shortest of these times: an owner's list is sorted by age, so the walk ends at the first entry younger
+    /// than that. At most `budget` entries are looked at, so that a sweep never stalls the worker. Returns how
+    /// many were removed.
+    pub fn sweep(&mut self, now_ms: u64, least_ms: u64, mut budget: u64, ageing: impl Fn(NetId) -> Option<u64>) -> u64 {
+        let mut gone = 0;
+        for peers in [false, true] {
+            let owners = if peers { self.peers.len() } else { self.ports.len() };
+            for n in 0..owners {
+                let mut slot = if peers { self.peers[n].oldest } else { self.ports[n].oldest };
+                while slot != NONE && budget > 0 {
+                    budget -= 1;
+                    let Slot { key, seen_ms, newer, .. } = self.slots[slot as usize];
+                    let age = now_ms.saturating_sub(seen_ms);
+                    if age < least_ms {
+                        break;
+                    }
+                    if ageing(NetId((key >> 48) as u16)).is_some_and(|limit| age >= limit) {
+                        self.remove_slot(slot);
+                        gone += 1;
+                    }
+                    slot = newer;
+                }
+            }
+        }
+        gone
+    }
+
+    /// All entries, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = FdbEntry> + '_ {
+        self.index.iter().filter(|e| e.key != 0).map(|e| {
+            let slot = &self.slots[e.slot as usize];
+            FdbEntry {
+                network: NetId((e.key >> 48) as u16),
+                mac: MacAddr::from_u64(e.key),
+                egress: unpack(e.egress),
+                created_ms: slot.created_ms,
+                seen_ms: slot.seen_ms,
+            }
+        })
+    }
+
+    /// Entries learned behind one port or peer.
+    #[must_use]
+    pub fn count(&self, egress: Egress) -> u32 {
+        match egress {
+            Egress::Port(PortId(n)) => self.ports.get(n as usize).map_or(0, |o| o.len),
+            Egress::Peer(PeerId(n)) => self.peers.get(n as usize).map_or(0, |o| o.len),
+        }
+    }
+
+    /// Asks for the cache line where the entry of this key begins.
+    #[inline]
+    pub fn prefetch(&self, network: NetId, mac: MacAddr) {
+        let at = self.home(key(network, mac));
+        super::prefetch::line(&self.index[at..=at]);
+    }
+}

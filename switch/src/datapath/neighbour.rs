@@ -1,0 +1,309 @@
+//! Learned neighbours: IP address to MAC, for next hops that no declared port and no static entry names.
+//!
+//! An entry is either being resolved (frames wait in a short queue, solicitations are repeated) or known. A
+//! known entry is used for [`FRESH_MS`], then used and asked about again, and forgotten after [`LIFETIME_MS`]
+//! without a sign of life. Signs of life are ARP and ND packets from peers and learning ports.
+//!
+//! Limits: [`MAX_ENTRIES`] entries, of which at most half may come from listening alone, so that chatter cannot
+//! keep the router from resolving; [`QUEUE_PER_NEIGHBOUR`] and [`QUEUE_TOTAL`] waiting frames.
+
+use super::frame::OwnFrame;
+use super::hash::{Map, State};
+use super::verdict::{Egress, NetId};
+use packet::MacAddr;
+use std::net::IpAddr;
+
+/// Entries in the table.
+pub const MAX_ENTRIES: usize = 16_384;
+/// Frames that may wait for one neighbour (RFC 4861 7.2.2 asks for at least one).
+pub const QUEUE_PER_NEIGHBOUR: usize = 4;
+/// Frames that may wait altogether; each may be an offload frame of 64 KiB.
+pub const QUEUE_TOTAL: usize = 128;
+/// An entry this old is asked about again when it is used.
+pub const FRESH_MS: u64 = 30_000;
+/// An entry this old is forgotten.
+pub const LIFETIME_MS: u64 = 90_000;
+/// Time between solicitations (RFC 4861 RETRANS_TIMER).
+pub const RETRY_MS: u64 = 1000;
+/// Solicitations before giving up (RFC 4861 MAX_MULTICAST_SOLICIT).
+pub const MAX_TRIES: u8 = 3;
+
+/// A frame waiting for its next hop's MAC, rewritten except for that MAC.
+#[derive(Clone, Default)]
+pub struct Held {
+    /// The frame.
+    pub frame: OwnFrame,
+    /// Where it came from, for an ICMP error.
+    pub origin: Option<Egress>,
+    /// Its Ethernet source before it was rewritten, likewise.
+    pub source: MacAddr,
+}
+
+#[derive(Clone)]
+enum Stage {
+    Incomplete { tries: u8, next_ms: u64, waiting: Vec<Held> },
+    Known { mac: MacAddr, confirmed_ms: u64, asked_ms: u64 },
+}
+
+#[derive(Clone)]
+struct Entry {
+    state: Stage,
+    /// Behind whom it was heard; `None` while unresolved.
+    owner: Option<Egress>,
+}
+
+/// The outcome of a lookup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    /// Known and fresh.
+    Known(MacAddr),
+    /// Known, but it is time to ask again.
+    Stale(MacAddr),
+    /// Being resolved already.
+    Pending,
+    /// Never heard of.
+    Unknown,
+}
+
+/// What is due for an unresolved neighbour.
+pub enum Due {
+    /// Ask again.
+    Retry(NetId, IpAddr),
+    /// Give up; these frames are lost.
+    GiveUp(NetId, IpAddr, Vec<Held>),
+}
+
+/// One entry, as listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NeighbourEntry {
+    /// Network.
+    pub network: NetId,
+    /// Address.
+    pub ip: IpAddr,
+    /// Its MAC, `None` while unresolved.
+    pub mac: Option<MacAddr>,
+    /// Behind whom.
+    pub owner: Option<Egress>,
+    /// When it was last confirmed.
+    pub confirmed_ms: u64,
+    /// Frames waiting.
+    pub waiting: usize,
+}
+
+/// The table.
+#[derive(Clone)]
+pub struct Neighbours {
+    entries: Map<(NetId, IpAddr), Entry>,
+    /// Keys of unresolved entries.
+    pending: Vec<(NetId, IpAddr)>,
+    waiting: usize,
+    /// Frame buffers to reuse.
+    spare: Vec<Held>,
+}
+
+impl Neighbours {
+    /// An empty table hashing with `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            entries: Map::with_capacity_and_hasher(MAX_ENTRIES, State::new(seed)),
+            pending: Vec::with_capacity(QUEUE_TOTAL),
+            waiting: 0,
+            spare: Vec::with_capacity(QUEUE_TOTAL),
+        }
+    }
+
+    /// Looks an address up for forwarding.
+    pub fn lookup(&mut self, network: NetId, ip: IpAddr, now_ms: u64) -> Lookup {
+        match self.entries.get_mut(&(network, ip)).map(|e| &mut e.state) {
+            None => Lookup::Unknown,
+            Some(Stage::Incomplete { .. }) => Lookup::Pending,
+            Some(Stage::Known { mac, confirmed_ms, asked_ms }) => {
+                if now_ms.saturating_sub(*confirmed_ms) >= FRESH_MS && now_ms.saturating_sub(*asked_ms) >= RETRY_MS {
+                    *asked_ms = now_ms;
+                    Lookup::Stale(*mac)
+                } else {
+                    Lookup::Known(*mac)
+                }
+            }
+        }
+    }
+
+    /// A fresh entry for answering somebody else's question: its MAC and owner.
+    #[must_use]
+    pub fn answer(&self, network: NetId, ip: IpAddr, now_ms: u64) -> Option<(MacAddr, Egress)> {
+        let entry = self.entries.get(&(network, ip))?;
+        match entry.state {
+            Stage::Known { mac, confirmed_ms, .. } if now_ms.saturating_sub(confirmed_ms) < FRESH_MS => {
+                Some((mac, entry.owner?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Begins to resolve an address. False when the table is full.
+    pub fn begin(&mut self, network: NetId, ip: IpAddr, now_ms: u64) -> bool {
+        if self.entries.len() >= MAX_ENTRIES || self.pending.len() >= QUEUE_TOTAL {
+            return false;
+        }
+        let state = Stage::Incomplete { tries: 1, next_ms: now_ms + RETRY_MS, waiting: Vec::new() };
+        self.entries.insert((network, ip), Entry { state, owner: None });
+        self.pending.push((network, ip));
+        true
+    }
+
+    /// Queues a copy of a frame for an address that is being resolved. False when a queue is full.
+    pub fn hold(&mut self, network: NetId, ip: IpAddr, fill: impl FnOnce(&mut Held)) -> bool {
+        if self.waiting >= QUEUE_TOTAL {
+            return false;
+        }
+        let Some(Entry { state: Stage::Incomplete { waiting, .. }, .. }) = self.entries.get_mut(&(network, ip))
+        else {
+            return false;
+        };
+        if waiting.len() >= QUEUE_PER_NEIGHBOUR {
+            return false;
+        }
+        let mut held = self.spare.pop().unwrap_or_default();
+        held.frame.bytes.clear();
+        fill(&mut held);
+        waiting.push(held);
+        self.waiting += 1;
+        true
+    }
+
+    /// Heard that `ip` is at `mac`, behind `owner`. Returns the frames that waited for it. `create` allows a new
+    /// entry for an address nobody asked about.
+    pub fn confirm(
+        &mut self,
+        (network, ip): (NetId, IpAddr),
+        mac: MacAddr,
+        owner: Egress,
+        now_ms: u64,
+        create: bool,
+    ) -> Vec<Held> {
+        let known = Stage::Known { mac, confirmed_ms: now_ms, asked_ms: now_ms };
+        let len = self.entries.len();
+        match self.entries.get_mut(&(network, ip)) {
+            Some(entry) => {
+                entry.owner = Some(owner);
+                match std::mem::replace(&mut entry.state, known) {
+                    Stage::Incomplete { waiting, .. } => {
+                        self.pending.retain(|key| *key != (network, ip));
+                        self.waiting -= waiting.len();
+                        waiting
+                    }
+                    Stage::Known { .. } => Vec::new(),
+                }
+            }
+            None => {
+                if create && len < MAX_ENTRIES / 2 {
+                    self.entries.insert((network, ip), Entry { state: known, owner: Some(owner) });
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// Gives a frame buffer back for reuse.
+    pub fn recycle(&mut self, held: Held) {
+        if self.spare.len() < QUEUE_TOTAL {
+            self.spare.push(held);
+        }
+    }
+
+    /// Frames waiting in all queues.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// When the next retry is due.
+    #[must_use]
+    pub fn next_ms(&self) -> Option<u64> {
+        let due = |key: &(NetId, IpAddr)| match self.entries.get(key)?.state {
+            Stage::Incomplete { next_ms, .. } => Some(next_ms),
+            Stage::Known { .. } => None,
+        };
+        self.pending.iter().filter_map(due).min()
+    }
+
+    /// One thing that is due now; call until `None`.
+    pub fn poll(&mut self, now_ms: u64) -> Option<Due> {
+        for i in 0..self.pending.len() {
+            let key = self.pending[i];
+            let Some(Entry { state: Stage::Incomplete { tries, next_ms, waiting }, .. }) =
+                self.entries.get_mut(&key)
+            else {
+                continue;
+            };
+            if *next_ms > now_ms {
+                continue;
+            }
+            if *tries < MAX_TRIES {
+                *tries += 1;
+                *next_ms = now_ms + RETRY_MS;
+                return Some(Due::Retry(key.0, key.1));
+            }
+            let lost = std::mem::take(waiting);
+            self.waiting -= lost.len();
+            self.pending.swap_remove(i);
+            self.entries.remove(&key);
+            return Some(Due::GiveUp(key.0, key.1, lost));
+        }
+        None
+    }
+
+    /// Forgets known entries that the predicate names or that have outlived [`LIFETIME_MS`]; returns how many.
+    pub fn forget(&mut self, now_ms: u64, mut doomed: impl FnMut(&NeighbourEntry) -> bool) -> u64 {
+        let before = self.entries.len();
+        self.entries.retain(|&(network, ip), entry| match entry.state {
+            Stage::Incomplete { .. } => true,
+            Stage::Known { mac, confirmed_ms, .. } => {
+                let listed =
+                    NeighbourEntry { network, ip, mac: Some(mac), owner: entry.owner, confirmed_ms, waiting: 0 };
+                now_ms.saturating_sub(confirmed_ms) < LIFETIME_MS && !doomed(&listed)
+            }
+        });
+        (before - self.entries.len()) as u64
+    }
+
+    /// Drops everything of a network that is gone; returns the frames that waited.
+    pub fn drop_network(&mut self, network: NetId) -> Vec<Held> {
+        let mut lost = Vec::new();
+        self.entries.retain(|key, entry| {
+            if key.0 != network {
+                return true;
+            }
+            if let Stage::Incomplete { waiting, .. } = &mut entry.state {
+                lost.append(waiting);
+            }
+            false
+        });
+        self.pending.retain(|key| key.0 != network);
+        self.waiting -= lost.len();
+        lost
+    }
+
+    /// All entries, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = NeighbourEntry> + '_ {
+        self.entries.iter().map(|(&(network, ip), entry)| match &entry.state {
+            Stage::Incomplete { waiting, .. } => NeighbourEntry {
+                network,
+                ip,
+                mac: None,
+                owner: None,
+                confirmed_ms: 0,
+                waiting: waiting.len(),
+            },
+            Stage::Known { mac, confirmed_ms, .. } => NeighbourEntry {
+                network,
+                ip,
+                mac: Some(*mac),
+                owner: entry.owner,
+                confirmed_ms: *confirmed_ms,
+                waiting: 0,
+            },
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! What the control thread tells a worker.
+//!
+//! One ordered, bounded channel, read between batches: a port exists before a table names it, and is gone from
+//! the tables before its descriptor is closed.
+
+use crate::datapath::{Datapath, Egress, NetId, PortId, Tables};
+use std::sync::Arc;
+use tunnel::offload::Caps;
+
+/// One instruction. `P` is the kind of port: a TAP, or its memory twin.
+pub enum Command<P> {
+    /// From now on, forward by these tables.
+    Publish(Arc<Tables>),
+    /// Own this port. Sent before the tables that name it.
+    AddPort {
+        /// Its number.
+        id: PortId,
+        /// The device.
+        port: P,
+        /// What it takes.
+        caps: Caps,
+    },
+    /// Close this port. Sent after tables that no longer name it.
+    RemovePort(PortId),
+    /// A port or peer left the tables: forget what was learned behind it.
+    Forget(Egress),
+    /// A network left the tables.
+    ForgetNetwork(NetId),
+    /// Run this between two batches. The answer travels in what the closure captured.
+    Inspect(Box<dyn FnOnce(&mut Inspection<'_>) + Send>),
+    /// Close everything and end.
+    Stop,
+}
+
+/// What an inspection sees.
+pub struct Inspection<'a> {
+    /// Learned state and counters.
+    pub datapath: &'a mut Datapath,
+    /// Tables in force.
+    pub tables: &'a Arc<Tables>,
+    /// The worker's clock.
+    pub now_ms: u64,
+    /// Ports whose device has failed for good since they were added; the control thread reopens them.
+    pub dead_ports: &'a [PortId],
+}

@@ -1,0 +1,176 @@
+//! The shell around the data path, without threads and without a clock: read a batch, process it, send what was
+//! posted.
+//!
+//! An [`Engine`] owns its ports, its underlay sockets and one [`Datapath`]. It is generic over the devices, so
+//! the same code drives TAPs and UDP sockets under a poll loop ([`crate::worker`]) and their memory twins under
+//! a virtual clock (tests). Time is an argument everywhere.
+//!
+//! Rules: a source is drained until it says `WouldBlock` or the batch is full; a full egress is counted and
+//! dropped, never waited for, never retried; nothing here blocks.
+
+mod command;
+mod receive;
+mod transmit;
+
+pub use command::{Command, Inspection};
+pub use receive::Filled;
+
+use crate::datapath::{Batch, Config, Datapath, Egress, Off, PortId, Postbox, Tables};
+use crate::io::PortIo;
+use std::sync::Arc;
+use tunnel::Sender;
+use tunnel::offload::{Caps, Merger};
+use tunnel::underlay::{UnderlayRx, UnderlayTx};
+
+/// Receive buffers in one batch.
+pub const BATCH_BUFFERS: usize = 64;
+/// A batch is full when it holds this many bytes: what it touches should still be in the cache when it is sent.
+pub const BATCH_BYTES: usize = 256 * 1024;
+/// A batch is full when it holds this many frames (merged datagrams may carry 128 each).
+pub const BATCH_FRAMES: usize = 1024;
+
+/// A port as the engine holds it.
+struct Slot<P> {
+    io: P,
+    caps: Caps,
+}
+
+/// Ports, sockets, tables and a data path.
+pub struct Engine<P, R, T> {
+    datapath: Datapath,
+    tables: Arc<Tables>,
+    ports: Vec<Option<Slot<P>>>,
+    rx: Vec<R>,
+    tx: T,
+    batch: Batch,
+    batch_bytes: usize,
+    out: Postbox,
+    merger: Merger,
+    sender: Sender,
+    dead: Vec<PortId>,
+}
+
+/// What a command asks of the loop that runs the engine.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect<P> {
+    /// Nothing.
+    None,
+    /// Watch this port for readiness.
+    Watch(PortId),
+    /// Stop watching this device; it is closed when dropped.
+    Closed(PortId, P),
+    /// End.
+    Stop,
+}
+
+impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
+    /// An engine with no ports. `rx` are the tunnel sockets, one per encapsulation; `tx` sends to peers.
+    pub fn new(config: Config, rx: Vec<R>, tx: T) -> Self {
+        Self {
+            datapath: Datapath::new(config),
+            tables: Arc::new(Tables::new(config.seed)),
+            ports: Vec::new(),
+            rx,
+            tx,
+            batch: Batch::new(BATCH_BUFFERS),
+            batch_bytes: 0,
+            out: Postbox::default(),
+            merger: Merger::new(),
+            sender: Sender::new(),
+            dead: Vec::new(),
+        }
+    }
+
+    /// Carries out one command. Call between batches only.
+    pub fn apply(&mut self, command: Command<P>, now_ms: u64) -> Effect<P> {
+        match command {
+            Command::Publish(tables) => self.tables = tables,
+            Command::AddPort { id, port, caps } => {
+                let at = id.0 as usize;
+                if at >= self.ports.len() {
+                    self.ports.resize_with(at + 1, || None);
+                }
+                self.dead.retain(|dead| *dead != id);
+                self.ports[at] = Some(Slot { io: port, caps });
+                return Effect::Watch(id);
+            }
+            Command::RemovePort(id) => {
+                self.dead.retain(|dead| *dead != id);
+                if let Some(slot) = self.ports.get_mut(id.0 as usize).and_then(Option::take) {
+                    return Effect::Closed(id, slot.io);
+                }
+            }
+            Command::Forget(gone) => {
+                self.datapath.forget(gone, now_ms);
+                if let Egress::Peer(peer) = gone {
+                    self.tx.forget(peer.0);
+                }
+            }
+            Command::ForgetNetwork(id) => self.datapath.forget_network(id),
+            Command::Inspect(look) => look(&mut Inspection {
+                datapath: &mut self.datapath,
+                tables: &self.tables,
+                now_ms,
+                dead_ports: &self.dead,
+            }),
+            Command::Stop => return Effect::Stop,
+        }
+        Effect::None
+    }
+
+    /// Generation of the tables in force.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.tables.generation
+    }
+
+    /// The device of a port, for registering it with a poller.
+    pub fn port_mut(&mut self, id: PortId) -> Option<&mut P> {
+        Some(&mut self.ports.get_mut(id.0 as usize)?.as_mut()?.io)
+    }
+
+    /// The tunnel sockets.
+    pub fn underlay_mut(&mut self) -> &mut [R] {
+        &mut self.rx
+    }
+
+    /// Learned state and counters.
+    #[must_use]
+    pub fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+
+    /// Learned state and counters, to edit.
+    pub fn datapath_mut(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    /// Is the batch empty?
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.batch.frames.is_empty()
+    }
+
+    /// Processes what was read and sends what was posted.
+    pub fn flush(&mut self, now_ms: u64) {
+        if self.batch.frames.is_empty() {
+            return;
+        }
+        self.datapath.process(&self.tables, now_ms, &mut self.batch, &mut self.out, &mut Off);
+        self.transmit();
+        self.batch.clear();
+        self.batch_bytes = 0;
+    }
+
+    /// When [`Engine::handle_timeout`] has something to do next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.datapath.poll_timeout()
+    }
+
+    /// Retries, ageing. The batch must be empty.
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        self.datapath.handle_timeout(&self.tables, now_ms, &mut self.out);
+        self.transmit();
+    }
+}

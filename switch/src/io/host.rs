@@ -1,0 +1,232 @@
+//! The opener that does it here and now, with the privileges of this process.
+//!
+//! A port's interface is created inside its namespace under its final name, so that the pod never sees
+//! another and the node never sees it at all. Whatever fails on the way takes the interface with it,
+//! because it becomes persistent only as the very last step. Interfaces carry [`ALIAS`], which is how one
+//! left by an earlier run is told from one that belongs to somebody else.
+//!
+//! A descriptor opened inside a namespace keeps that namespace alive even when its name and processes are
+//! gone, so the kernel does not tell of a pod's end: [`Opener::check_port`] does.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use tunnel::underlay::UdpRx;
+
+use super::link::{GSO_MAX_SIZE, LinkChange, underlay_mtu};
+use super::netlink::{Netlink, NetlinkError};
+use super::netns::{NetnsError, NetnsId, run_in};
+use super::opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+use super::sysctl::quiet_ipv6;
+use super::tap::{Tap, TapFlags, features};
+
+/// What `ip link` shows as the alias of our interfaces.
+pub const ALIAS: &str = "swd port";
+
+/// Ring slots with offloads: up to 64 MB of frames, one window of a fast flow in few of them.
+const QUEUE_OFFLOAD: u32 = 1000;
+/// Ring slots without: a window of single packets has to fit.
+const QUEUE_PLAIN: u32 = 4000;
+
+/// Opens ports and sockets in this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostOpener;
+
+impl Opener for HostOpener {
+    fn open_port(&mut self, spec: &PortSpec) -> Result<OpenedPort, OpenError> {
+        spec.validate()?;
+        let netns = spec.netns.open()?;
+        let netns_id = NetnsId::of(netns.as_fd()).map_err(|e| spec.netns.blame(e))?;
+        if spec.default_route && NetnsId::current().is_ok_and(|own| own == netns_id) {
+            return Err(OpenError::OwnNamespace(spec.netns.clone()));
+        }
+        run_in(netns.as_fd(), || build(spec, netns_id)).map_err(|e| spec.netns.blame(e))?
+    }
+
+    fn close_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<(), OpenError> {
+        let netns = match spec.netns.open() {
+            Err(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => return Ok(()),
+            other => other?,
+        };
+        if NetnsId::of(netns.as_fd()).map_err(|e| spec.netns.blame(e))? != place.netns_id {
+            return Ok(());
+        }
+        let work = || -> Result<(), NetlinkError> {
+            let mut netlink = Netlink::open()?;
+            match netlink.link(&spec.ifname)? {
+                Some(link) if link.index == place.ifindex && is_ours(&link) => {
+                    netlink.delete_link(link.index)
+                }
+                _ => Ok(()),
+            }
+        };
+        run_in(netns.as_fd(), work).map_err(|e| spec.netns.blame(e))?.map_err(|e| refused(spec, e))
+    }
+
+    fn check_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<PortHealth, OpenError> {
+        let netns = match spec.netns.open() {
+            Err(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => {
+                return Ok(PortHealth::NetnsGone);
+            }
+            other => other?,
+        };
+        if NetnsId::of(netns.as_fd()).map_err(|e| spec.netns.blame(e))? != place.netns_id {
+            return Ok(PortHealth::NetnsReplaced);
+        }
+        let work = || Netlink::open()?.link(&spec.ifname);
+        let link =
+            run_in(netns.as_fd(), work).map_err(|e| spec.netns.blame(e))?.map_err(|e| refused(spec, e))?;
+        Ok(match link {
+            None => PortHealth::IfaceGone,
+            Some(l) if l.index != place.ifindex => PortHealth::IfaceReplaced,
+            Some(l) if !l.up => PortHealth::Down,
+            Some(l) if l.mtu != spec.mtu => PortHealth::MtuChanged { found: l.mtu },
+            Some(l) => match l.mac {
+                Some(found) if found != spec.mac => PortHealth::MacChanged { found },
+                _ => PortHealth::Healthy,
+            },
+        })
+    }
+
+    fn bind_underlay(&mut self, addr: IpAddr, port: u16) -> Result<OwnedFd, OpenError> {
+        UdpRx::bind(SocketAddr::new(addr, port)).map_err(|cause| match cause.kind() {
+            io::ErrorKind::AddrInUse => OpenError::PortInUse { addr, port },
+            io::ErrorKind::AddrNotAvailable => OpenError::NoSuchAddress(addr),
+            _ => OpenError::Io { what: format!("binding the underlay socket to {addr} port {port}"), cause },
+        })
+    }
+
+    fn underlay_mtu(&mut self, addr: IpAddr) -> Result<u32, OpenError> {
+        let what = || format!("finding the MTU of {addr}");
+        match underlay_mtu(addr) {
+            Ok(Some(mtu)) => Ok(mtu),
+            Ok(None) => Err(OpenError::NoSuchAddress(addr)),
+            Err(e) => Err(OpenError::Io { what: what(), cause: io::Error::other(e) }),
+        }
+    }
+}
+
+fn is_ours(link: &super::link::Link) -> bool {
+    link.kind.as_deref() == Some("tun") && link.alias.as_deref() == Some(ALIAS)
+}
+
+fn refused(spec: &PortSpec, cause: NetlinkError) -> OpenError {
+    match cause.errno() {
+        Some(errno @ (libc::EPERM | libc::EACCES)) => OpenError::Permission {
+            what: format!("interface {} in namespace {}: {cause}", spec.ifname, spec.netns),
+            cause: io::Error::from_raw_os_error(errno),
+        },
+        _ => OpenError::Netlink { ifname: spec.ifname.clone(), netns: spec.netns.clone(), cause },
+    }
+}
+
+/// Runs on a thread inside the namespace.
+fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
+    let mut netlink = Netlink::open().map_err(|e| refused(spec, e))?;
+    let present = netlink.link(&spec.ifname).map_err(|e| refused(spec, e))?;
+    if let Some(link) = present.as_ref().filter(|l| !is_ours(l)) {
+        let kind = link.kind.clone().unwrap_or_else(|| "a device".into());
+        return Err(OpenError::IfaceExists { ifname: spec.ifname.clone(), netns: spec.netns.clone(), kind });
+    }
+    let adopted = present.is_some();
+    let tap = attach(spec, adopted)?;
+    let finish = |netlink: &mut Netlink| -> Result<(u32, u32), NetlinkError> {
+        let what = "looking up the new interface";
+        let index = netlink.link(tap.name())?.map(|l| l.index);
+        let index = index.ok_or_else(|| NetlinkError::unexpected(what, "it is not there"))?;
+        configure(netlink, index, spec)?;
+        let gso_max_size = netlink.link(tap.name())?.map_or(0, |l| l.gso_max_size);
+        Ok((index, gso_max_size))
+    };
+    let (ifindex, gso_max_size) = finish(&mut netlink).map_err(|e| refused(spec, e))?;
+    let last = || -> io::Result<()> {
+        if let Some(uid) = spec.owner {
+            tap.set_owner(uid)?;
+        }
+        tap.set_persistent(spec.persist)
+    };
+    last().map_err(|cause| OpenError::Io {
+        what: format!("keeping interface {} in namespace {}", spec.ifname, spec.netns),
+        cause,
+    })?;
+    Ok(OpenedPort { ifindex, netns_id, offloads: tap.offloads(), gso_max_size, adopted, fd: tap.into_fd() })
+}
+
+fn attach(spec: &PortSpec, adopted: bool) -> Result<Tap, OpenError> {
+    let flags = TapFlags { offload: spec.offload, must_create: !adopted };
+    Tap::open(&spec.ifname, flags).map_err(|cause| {
+        let (ifname, netns) = (spec.ifname.clone(), spec.netns.clone());
+        match cause.raw_os_error() {
+            Some(libc::EBUSY) if adopted => OpenError::Busy { ifname, netns },
+            Some(libc::EBUSY | libc::EEXIST) => {
+                OpenError::IfaceExists { ifname, netns, kind: "made just now by someone else".into() }
+            }
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => OpenError::NoTun(cause),
+            // The same number for a device file one may not open and for a capability one has not.
+            Some(libc::EPERM | libc::EACCES) => match features() {
+                Err(e) => OpenError::NoTun(e),
+                Ok(_) => OpenError::Permission {
+                    what: format!("creating TAP {ifname} in namespace {netns}"),
+                    cause,
+                },
+            },
+            _ => OpenError::Io { what: format!("creating TAP {ifname} in namespace {netns}"), cause },
+        }
+    })
+}
+
+fn configure(netlink: &mut Netlink, index: u32, spec: &PortSpec) -> Result<(), NetlinkError> {
+    let ipv6 = spec.addresses.iter().any(|a| a.addr().is_ipv6());
+    quiet_ipv6(&spec.ifname, ipv6);
+    netlink.change_link(
+        index,
+        &LinkChange {
+            mac: Some(spec.mac),
+            mtu: Some(spec.mtu),
+            txqueuelen: Some(if spec.offload { QUEUE_OFFLOAD } else { QUEUE_PLAIN }),
+            alias: Some(ALIAS),
+            ..LinkChange::default()
+        },
+    )?;
+    // Old kernels cannot; the tunnel then takes two sends for the largest frames.
+    let gso = LinkChange { gso_max_size: Some(GSO_MAX_SIZE), ..LinkChange::default() };
+    if let Err(e) = netlink.change_link(index, &gso)
+        && !matches!(e.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+    {
+        return Err(e);
+    }
+    netlink.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+    for net in &spec.addresses {
+        netlink.add_address(index, *net)?;
+    }
+    if spec.default_route {
+        for gateway in &spec.gateways {
+            // A gateway of a family the pod does not speak leads nowhere.
+            if spec.addresses.iter().any(|a| a.addr().is_ipv4() == gateway.is_ipv4()) {
+                netlink.add_default_route(index, *gateway, &spec.addresses)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn underlay_refusals_name_the_next_step() {
+        let mut opener = HostOpener;
+        let absent: IpAddr = "192.0.2.77".parse().unwrap();
+        let e = opener.bind_underlay(absent, 0).unwrap_err();
+        assert!(matches!(e, OpenError::NoSuchAddress(_)), "{e}");
+        let e = opener.underlay_mtu(absent).unwrap_err();
+        assert!(matches!(e, OpenError::NoSuchAddress(_)), "{e}");
+        let home: IpAddr = "127.0.0.1".parse().unwrap();
+        let first: std::net::UdpSocket = opener.bind_underlay(home, 0).unwrap().into();
+        let port = first.local_addr().unwrap().port();
+        let e = opener.bind_underlay(home, port).unwrap_err();
+        assert!(matches!(e, OpenError::PortInUse { .. }), "{e}");
+    }
+}

@@ -1,0 +1,403 @@
+//! The host side against the running kernel, in namespaces of its own.
+//!
+//! A thread of the test runner cannot enter a user namespace, so each test here runs this very binary
+//! again, for itself alone, below `unshare` (util-linux): as root of a private user, network and mount
+//! namespace. Where that or `/dev/net/tun` is missing the tests say so loudly and pass, unless `CI=true`.
+
+use std::io::IoSlice;
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use packet::{MacAddr, VNET_HDR_LEN, build};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::host::{ALIAS, HostOpener};
+use super::link::{GSO_MAX_SIZE, LinkChange, underlay_mtu};
+use super::netlink::Netlink;
+use super::netns::{NetnsId, NetnsRef};
+use super::opener::{OpenError, Opener, PortHealth, PortSpec};
+use super::tap::{Offloads, Tap, TapFlags, features};
+use super::{IoFault, PortIo, READ_BUF_LEN};
+
+const INSIDE: &str = "SWD_TEST_INSIDE";
+const POD_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x42]);
+
+/// Runs `body` in fresh namespaces, in another process. `name` is the test's own function name.
+fn isolated(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        sh("mount -t tmpfs none /run");
+        sh("ip link set lo up");
+        return body();
+    }
+    let probe = Command::new("unshare").args(["-Urnm", "--", "true"]).output();
+    let missing = match (probe, features()) {
+        (Ok(o), Ok(_)) if o.status.success() => None,
+        (Ok(o), Ok(_)) => Some(format!("no user namespaces: {}", String::from_utf8_lossy(&o.stderr))),
+        (Err(e), _) => Some(format!("no `unshare`: {e}")),
+        (_, Err(e)) => Some(format!("/dev/net/tun: {e}")),
+    };
+    if let Some(missing) = missing {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name}: {missing}");
+        eprintln!("SKIPPED {name}: {missing}");
+        return;
+    }
+    let module = module_path!().split_once("::").map_or("", |(_, m)| m);
+    let output = Command::new("timeout")
+        .args(["60", "unshare", "-Urnm", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("{module}::{name}"), "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{name}:\n{text}\n{errors}");
+}
+
+fn sh(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+}
+
+fn spec() -> PortSpec {
+    PortSpec {
+        netns: NetnsRef::Name("pod".into()),
+        ifname: "eth0".into(),
+        mac: POD_MAC,
+        mtu: 1450,
+        addresses: vec!["10.1.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
+        gateways: vec!["10.1.1.1".parse().unwrap(), "fd00:1::1".parse().unwrap()],
+        default_route: true,
+        offload: true,
+        persist: false,
+        owner: None,
+    }
+}
+
+/// Reads frames until one pleases, for at most five seconds.
+fn read_until(tap: &mut Tap, mut pleases: impl FnMut(&[u8]) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut buf = vec![0; READ_BUF_LEN];
+    while Instant::now() < deadline {
+        match tap.read(&mut buf) {
+            Ok(n) if pleases(&buf[VNET_HDR_LEN..n]) => return,
+            Ok(_) => {}
+            Err(e) if IoFault::of(&e) == IoFault::WouldBlock => {
+                let wait = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+                poll(&mut [PollFd::new(&*tap, PollFlags::IN)], Some(&wait)).unwrap();
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+    panic!("the frame waited for did not come");
+}
+
+#[test]
+fn tap_gets_every_offload_and_is_adopted() {
+    isolated("tap_gets_every_offload_and_is_adopted", || {
+        let tap = Tap::open("t0", TapFlags::default()).unwrap();
+        assert_eq!(tap.name(), "t0");
+        assert!(tap.offloads().tso(), "{}", tap.offloads());
+        assert!(tap.is_attached());
+        let again = Tap::open("t0", TapFlags::default()).unwrap_err();
+        assert_eq!(again.raw_os_error(), Some(libc::EBUSY));
+        let attached = Tap::open("t0", TapFlags { must_create: false, offload: true }).unwrap_err();
+        assert_eq!(attached.raw_os_error(), Some(libc::EBUSY));
+        let granted = tap.offloads();
+        let plain = Tap::from_fd(tap.into_fd(), false).unwrap();
+        assert_eq!((plain.offloads(), plain.name()), (Offloads::NONE, "t0"));
+        let rich = Tap::from_fd(plain.into_fd(), true).unwrap();
+        assert_eq!(rich.offloads(), granted);
+        drop(rich);
+        assert_eq!(Netlink::open().unwrap().link("t0").unwrap(), None);
+        let plain = Tap::open("t0", TapFlags { offload: false, must_create: true }).unwrap();
+        assert_eq!(plain.offloads(), Offloads::NONE);
+    });
+}
+
+#[test]
+fn tap_without_our_header_is_not_adopted() {
+    isolated("tap_without_our_header_is_not_adopted", || {
+        sh("ip tuntap add t1 mode tap");
+        assert!(
+            Tap::open("t1", TapFlags { offload: true, must_create: false }).is_ok(),
+            "flags are set on attach"
+        );
+        sh("ip tuntap add t2 mode tap multi_queue");
+        assert!(Tap::open("t2", TapFlags { offload: true, must_create: false }).is_err());
+        sh("ip tuntap add t3 mode tun");
+        assert!(Tap::open("t3", TapFlags { offload: true, must_create: false }).is_err());
+    });
+}
+
+#[test]
+fn port_is_ready_to_use() {
+    isolated("port_is_ready_to_use", || {
+        sh("ip netns add pod");
+        let mut opener = HostOpener;
+        let port = opener.open_port(&spec()).unwrap();
+        assert_eq!(port.netns_id, NetnsRef::Name("pod".into()).id().unwrap());
+        assert_ne!(port.netns_id, NetnsId::current().unwrap());
+        assert_eq!((port.gso_max_size, port.adopted), (GSO_MAX_SIZE, false));
+        let link = sh("ip -n pod -j -d link show eth0");
+        let gso = format!("\"gso_max_size\":{GSO_MAX_SIZE}");
+        let alias = format!("\"ifalias\":\"{ALIAS}\"");
+        contains(
+            &link,
+            &["\"mtu\":1450", "\"address\":\"02:00:00:00:00:42\"", "\"UP\"", "LOWER_UP", &gso, &alias],
+        );
+        contains(&link, &["\"txqlen\":1000", &format!("\"ifindex\":{}", port.ifindex)]);
+        let addresses = sh("ip -n pod -j addr show eth0");
+        contains(&addresses, &["\"local\":\"10.1.1.2\",\"prefixlen\":24", "\"broadcast\":\"10.1.1.255\""]);
+        contains(&addresses, &["\"local\":\"fd00:1::2\",\"prefixlen\":64", "\"nodad\":true"]);
+        assert!(!addresses.contains("tentative"), "usable at once: {addresses}");
+        contains(&sh("ip -n pod -j route show default"), &["\"gateway\":\"10.1.1.1\",\"dev\":\"eth0\""]);
+        contains(&sh("ip -n pod -j -6 route show default"), &["\"gateway\":\"fd00:1::1\",\"dev\":\"eth0\""]);
+        let place = port.place();
+        assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::Healthy);
+        let setting = || std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra");
+        assert_eq!(spec().netns.run(setting).unwrap().unwrap(), "0\n");
+
+        // It speaks: ask the pod for its address.
+        let mut tap = Tap::from_fd(port.fd, true).unwrap();
+        let us = MacAddr([2, 0, 0, 0, 0, 1]);
+        let [asker, asked] = ["10.1.1.1", "10.1.1.2"].map(|a| a.parse().unwrap());
+        let frame = build::arp((us, MacAddr::BROADCAST), 1, (us, asker), (MacAddr::ZERO, asked));
+        let sent = tap.write(&[IoSlice::new(&[0; VNET_HDR_LEN]), IoSlice::new(&frame)]).unwrap();
+        assert_eq!(sent, VNET_HDR_LEN + frame.len());
+        read_until(&mut tap, |f| f[..6] == us.0 && f[6..12] == POD_MAC.0 && f[12..14] == [8, 6]);
+        drop(tap);
+        assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::IfaceGone);
+    });
+}
+
+#[test]
+fn host_address_and_gateway_outside_the_prefix() {
+    isolated("host_address_and_gateway_outside_the_prefix", || {
+        sh("ip netns add pod");
+        let own = PortSpec {
+            addresses: vec!["10.1.1.2/32".parse().unwrap(), "fd00:1::2/128".parse().unwrap()],
+            gateways: vec!["169.254.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+            offload: false,
+            ..spec()
+        };
+        let port = HostOpener.open_port(&own).unwrap();
+        assert_eq!(port.offloads, Offloads::NONE);
+        let route = sh("ip -n pod -j route show default");
+        contains(&route, &["\"gateway\":\"169.254.1.1\"", "onlink"]);
+        contains(&sh("ip -n pod -j -6 route show default"), &["\"gateway\":\"fe80::1\""]);
+        contains(&sh("ip -n pod -j link show eth0"), &["\"txqlen\":4000"]);
+        // Everything is repeatable.
+        let (index, addresses) = (port.ifindex, own.addresses.clone());
+        own.netns
+            .run(|| {
+                let mut netlink = Netlink::open().unwrap();
+                netlink.add_address(index, addresses[0]).unwrap();
+                netlink.add_default_route(index, "169.254.1.1".parse().unwrap(), &addresses).unwrap();
+                netlink.add_default_route(index, "fe80::1".parse().unwrap(), &addresses).unwrap();
+                let other: IpAddr = "169.254.1.9".parse().unwrap();
+                let e = netlink.add_default_route(index, other, &addresses).unwrap_err();
+                assert!(e.to_string().contains("has one already, by 169.254.1.1"), "{e}");
+            })
+            .unwrap();
+    });
+}
+
+#[test]
+fn ipv6_is_switched_on_where_it_is_needed() {
+    isolated("ipv6_is_switched_on_where_it_is_needed", || {
+        sh("ip netns add pod");
+        let off = || std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        spec().netns.run(off).unwrap().unwrap();
+        let _port = HostOpener.open_port(&spec()).unwrap();
+        contains(&sh("ip -n pod -j -6 addr show eth0"), &["fd00:1::2"]);
+        let v4_only = PortSpec {
+            ifname: "eth1".into(),
+            addresses: vec!["10.2.1.2/24".parse().unwrap()],
+            default_route: false,
+            ..spec()
+        };
+        let _second = HostOpener.open_port(&v4_only).unwrap();
+        assert_eq!(sh("ip -n pod -6 addr show eth1"), "", "left as it was");
+    });
+}
+
+#[test]
+fn many_ports_in_one_namespace() {
+    isolated("many_ports_in_one_namespace", || {
+        sh("ip netns add pod");
+        let fds_before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let open = |n: u8| {
+            let own = PortSpec {
+                ifname: format!("port{n}"),
+                mac: MacAddr([2, 0, 0, 0, 1, n]),
+                addresses: vec![format!("10.3.{n}.2/24").parse().unwrap()],
+                default_route: false,
+                ..spec()
+            };
+            HostOpener.open_port(&own).unwrap()
+        };
+        let ports: Vec<_> = (0..64).map(open).collect();
+        let count = || spec().netns.run(|| Netlink::open().unwrap().links().unwrap().len()).unwrap();
+        assert_eq!(count(), 65);
+        assert_eq!(
+            std::fs::read_dir("/proc/self/fd").unwrap().count(),
+            fds_before + 64,
+            "one descriptor each"
+        );
+        drop(ports);
+        assert_eq!(count(), 1);
+    });
+}
+
+#[test]
+fn failure_leaves_nothing_behind() {
+    isolated("failure_leaves_nothing_behind", || {
+        sh("ip netns add pod");
+        let mut opener = HostOpener;
+        sh("ip -n pod link add eth0 type veth peer name other");
+        let e = opener.open_port(&spec()).unwrap_err();
+        assert!(matches!(&e, OpenError::IfaceExists { kind, .. } if kind == "veth"), "{e}");
+        sh("ip -n pod link set eth0 name eth9");
+        sh("ip -n pod addr add 10.9.9.9/24 dev eth9");
+        sh("ip -n pod link set eth9 up");
+        sh("ip -n pod link set other up");
+        sh("ip -n pod route add default via 10.9.9.1 dev eth9");
+        let e = opener.open_port(&PortSpec { persist: true, ..spec() }).unwrap_err();
+        assert!(e.to_string().contains("has one already, by 10.9.9.1"), "{e}");
+        assert!(!sh("ip -n pod -j link").contains("\"eth0\""));
+        assert!(opener.open_port(&PortSpec { default_route: false, ..spec() }).is_ok());
+        sh("ip netns exec pod ip tuntap add foreign mode tap");
+        let foreign = PortSpec { ifname: "foreign".into(), ..spec() };
+        let e = opener.open_port(&foreign).unwrap_err();
+        assert!(matches!(&e, OpenError::IfaceExists { kind, .. } if kind == "tun"), "{e}");
+        let own = PortSpec { netns: NetnsRef::Path("/proc/self/ns/net".into()), ..spec() };
+        assert!(matches!(opener.open_port(&own), Err(OpenError::OwnNamespace(_))));
+    });
+}
+
+#[test]
+fn persistent_port_is_found_again() {
+    isolated("persistent_port_is_found_again", || {
+        sh("ip netns add pod");
+        let mut opener = HostOpener;
+        let lasting = PortSpec { persist: true, owner: Some(0), ..spec() };
+        let first = opener.open_port(&lasting).unwrap();
+        let place = first.place();
+        let e = opener.open_port(&lasting).unwrap_err();
+        assert!(matches!(e, OpenError::Busy { .. }), "{e}");
+        drop(first);
+        contains(&sh("ip -n pod -j -d link show eth0"), &["\"persist\":true", "NO-CARRIER"]);
+        let second = opener.open_port(&PortSpec { mtu: 1400, ..lasting.clone() }).unwrap();
+        assert!(second.adopted);
+        assert_eq!(second.place(), place);
+        contains(&sh("ip -n pod -j link show eth0"), &["\"mtu\":1400", "LOWER_UP"]);
+        contains(&sh("ip -n pod -j route show default"), &["10.1.1.1"]);
+        // An adopted port survives a failed attempt to open it.
+        drop(second);
+        let bad = PortSpec { gateways: vec!["10.1.1.9".parse().unwrap()], ..lasting.clone() };
+        assert!(opener.open_port(&bad).is_err());
+        assert_eq!(opener.check_port(&lasting, place).unwrap(), PortHealth::Healthy);
+        opener.close_port(&lasting, place).unwrap();
+        assert_eq!(opener.check_port(&lasting, place).unwrap(), PortHealth::IfaceGone);
+        opener.close_port(&lasting, place).unwrap();
+    });
+}
+
+#[test]
+fn down_is_transient_and_deleted_is_final() {
+    isolated("down_is_transient_and_deleted_is_final", || {
+        sh("ip netns add pod");
+        let mut opener = HostOpener;
+        let port = opener.open_port(&spec()).unwrap();
+        let place = port.place();
+        let mut tap = Tap::from_fd(port.fd, true).unwrap();
+        let frame = [0; VNET_HDR_LEN + 60];
+        sh("ip -n pod link set eth0 down");
+        let e = tap.write(&[IoSlice::new(&frame)]).unwrap_err();
+        assert_eq!((e.raw_os_error(), IoFault::of(&e)), (Some(libc::EIO), IoFault::Transient));
+        assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::Down);
+        sh("ip -n pod link set eth0 up");
+        tap.write(&[IoSlice::new(&frame)]).unwrap();
+        sh("ip -n pod link set eth0 mtu 1300");
+        assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::MtuChanged { found: 1300 });
+        sh("ip -n pod link set eth0 mtu 1450 address 02:00:00:00:00:99");
+        let found = MacAddr([2, 0, 0, 0, 0, 0x99]);
+        assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::MacChanged { found });
+
+        sh("ip -n pod link del eth0");
+        let mut polled = [PollFd::new(&tap, PollFlags::IN)];
+        let wait = Timespec { tv_sec: 5, tv_nsec: 0 };
+        assert_eq!(poll(&mut polled, Some(&wait)).unwrap(), 1, "deletion wakes the poll loop");
+        let mut buf = [0; 128];
+        let mut drained = 0;
+        let e = loop {
+            match tap.read(&mut buf) {
+                Ok(_) if drained < 1000 => drained += 1,
+                Ok(_) => panic!("a deleted device that keeps sending"),
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(IoFault::of(&e), IoFault::PortGone, "{e}");
+        assert_eq!(IoFault::of(&tap.write(&[IoSlice::new(&frame)]).unwrap_err()), IoFault::PortGone);
+        assert!(!tap.is_attached());
+        let stale = tap.into_fd();
+        assert!(Tap::from_fd(stale, true).is_err());
+    });
+}
+
+#[test]
+fn namespace_deleted_or_replaced_is_noticed() {
+    isolated("namespace_deleted_or_replaced_is_noticed", || {
+        sh("ip netns add pod");
+        let mut opener = HostOpener;
+        let port = opener.open_port(&spec()).unwrap();
+        let place = port.place();
+        sh("ip netns del pod");
+        assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::NetnsGone);
+        let tap = Tap::from_fd(port.fd, true).unwrap();
+        assert!(tap.is_attached(), "our descriptor keeps the namespace alive");
+        sh("ip netns add pod");
+        assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::NetnsReplaced);
+        opener.close_port(&spec(), place).unwrap();
+        drop(tap);
+        assert!(opener.open_port(&spec()).is_ok());
+        sh("touch /run/netns/stale");
+        let e = NetnsRef::Name("stale".into()).open().unwrap_err();
+        assert!(e.to_string().contains("its mount is gone"), "{e}");
+    });
+}
+
+#[test]
+fn links_are_renamed_and_measured() {
+    isolated("links_are_renamed_and_measured", || {
+        sh("ip link add v0 type veth peer name v1");
+        sh("ip addr add 192.168.77.1/24 dev v0");
+        sh("ip link set v0 mtu 9000");
+        let mut netlink = Netlink::open().unwrap();
+        let link = netlink.link("v0").unwrap().unwrap();
+        assert_eq!((link.mtu, link.up, link.kind.as_deref()), (9000, false, Some("veth")));
+        let change = LinkChange { name: Some("uplink"), up: Some(true), ..LinkChange::default() };
+        netlink.change_link(link.index, &change).unwrap();
+        assert_eq!(netlink.link("v0").unwrap(), None);
+        assert!(netlink.link("uplink").unwrap().unwrap().up);
+        assert_eq!(underlay_mtu("192.168.77.1".parse().unwrap()).unwrap(), Some(9000));
+        assert_eq!(HostOpener.underlay_mtu("127.0.0.1".parse().unwrap()).unwrap(), 65_536);
+        let e = netlink
+            .change_link(link.index, &LinkChange { mtu: Some(1 << 30), ..LinkChange::default() })
+            .unwrap_err();
+        assert!(e.to_string().contains("mtu greater than device maximum"), "{e}");
+        netlink.delete_link(link.index).unwrap();
+        netlink.delete_link(link.index).unwrap();
+        assert_eq!(netlink.link("uplink").unwrap(), None);
+    });
+}

@@ -1,0 +1,286 @@
+//! The worker thread: one poll loop that owns its ports, its tunnel sockets and a data path.
+//!
+//! mio is edge-triggered: a source announces itself once, and again only after it has said `WouldBlock`. So a
+//! ready source goes into a ring and stays there until it has been drained; while the ring holds anything the
+//! loop polls without waiting. A turn of the loop is: commands, timers, readiness, one budget of every ready
+//! source, send. The clock is read once per turn.
+//!
+//! Nothing else happens on this thread: no log line per frame, no lock, no system call but poll, read, write,
+//! sendmsg and recvmsg. Devices are closed on another thread, because the kernel may take tens of milliseconds
+//! to unregister one.
+
+use crate::datapath::{Config, PortId};
+use crate::engine::{Command, Effect, Engine, Filled};
+use crate::io::Tap;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tunnel::underlay::{UdpRx, UdpTx};
+
+/// Commands that may wait for a worker. A full channel makes the control thread wait, never the worker.
+const COMMANDS: usize = 1024;
+/// Commands carried out in one turn, so that a burst of them does not hold up frames.
+const COMMANDS_PER_TURN: usize = 32;
+/// Frames read from one source before the next one's turn.
+const BUDGET: usize = 64;
+/// Events taken from one poll.
+const EVENTS: usize = 256;
+/// Longest sleep: bounds how late a missed timer can be noticed.
+const MAX_SLEEP: Duration = Duration::from_secs(5);
+
+const WAKE: Token = Token(0);
+const UNDERLAY: usize = 1;
+const PORTS: usize = 64;
+
+/// What a worker is made of.
+pub struct WorkerConfig {
+    /// Sizes and seeds.
+    pub datapath: Config,
+    /// Bound tunnel sockets, at most 63; none on a single node.
+    pub rx: Vec<UdpRx>,
+    /// Sends to peers.
+    pub tx: UdpTx,
+}
+
+/// The worker has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the forwarding worker has ended")]
+pub struct WorkerGone;
+
+/// The control thread's end.
+pub struct WorkerHandle {
+    commands: Sender<Command<Tap>>,
+    waker: Waker,
+    applied: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    /// Sends one command; waits while the channel is full.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub fn send(&self, command: Command<Tap>) -> Result<(), WorkerGone> {
+        match self.commands.try_send(command) {
+            Ok(()) => {}
+            Err(TrySendError::Full(command)) => {
+                let _ = self.waker.wake();
+                self.commands.send(command).map_err(|_| WorkerGone)?;
+            }
+            Err(TrySendError::Disconnected(_)) => return Err(WorkerGone),
+        }
+        self.waker.wake().map_err(|_| WorkerGone)
+    }
+
+    /// Generation of the tables in force.
+    #[must_use]
+    pub fn applied_generation(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Has the thread ended?
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        let _ = self.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts a worker thread.
+///
+/// # Errors
+/// No poller, no thread, or a socket that cannot be polled.
+pub fn spawn(config: WorkerConfig) -> io::Result<WorkerHandle> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
+    let (tx, rx) = bounded(COMMANDS);
+    let applied = Arc::new(AtomicU64::new(0));
+    let engine = Engine::new(config.datapath, config.rx, config.tx);
+    let mut worker = Worker {
+        poll,
+        engine,
+        commands: rx,
+        applied: applied.clone(),
+        ring: VecDeque::new(),
+        ringed_ports: Vec::new(),
+        ringed_underlay: 0,
+        started: Instant::now(),
+        reaper: reaper()?,
+    };
+    worker.register_underlay()?;
+    let thread = std::thread::Builder::new().name("swd-worker-0".into()).spawn(move || worker.run())?;
+    Ok(WorkerHandle { commands: tx, waker, applied, thread: Some(thread) })
+}
+
+/// A thread that closes what it is sent.
+fn reaper() -> io::Result<Sender<Tap>> {
+    let (tx, rx) = bounded::<Tap>(COMMANDS);
+    std::thread::Builder::new().name("swd-reaper".into()).spawn(move || rx.iter().for_each(drop))?;
+    Ok(tx)
+}
+
+/// Something to read from.
+#[derive(Clone, Copy)]
+enum Source {
+    Port(PortId),
+    Underlay(usize),
+}
+
+struct Worker {
+    poll: Poll,
+    engine: Engine<Tap, UdpRx, UdpTx>,
+    commands: Receiver<Command<Tap>>,
+    applied: Arc<AtomicU64>,
+    /// Sources that may have something to read.
+    ring: VecDeque<Source>,
+    ringed_ports: Vec<bool>,
+    ringed_underlay: u64,
+    started: Instant,
+    reaper: Sender<Tap>,
+}
+
+impl Worker {
+    fn register_underlay(&mut self) -> io::Result<()> {
+        for (n, rx) in self.engine.underlay_mut().iter().enumerate() {
+            self.poll.registry().register(&mut SourceFd(&rx.as_raw_fd()), Token(UNDERLAY + n), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let now_ms = self.now_ms();
+            let Some(more_commands) = self.obey(now_ms) else { return };
+            if self.engine.poll_timeout().is_some_and(|due| due <= now_ms) {
+                self.engine.handle_timeout(now_ms);
+            }
+            let sleep = if more_commands || !self.ring.is_empty() {
+                Duration::ZERO
+            } else {
+                self.engine
+                    .poll_timeout()
+                    .map_or(MAX_SLEEP, |due| Duration::from_millis(due.saturating_sub(now_ms)).min(MAX_SLEEP))
+            };
+            match self.poll.poll(&mut events, Some(sleep)) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // A poller that fails cannot be repaired from here; ending makes the daemon end, and be restarted.
+                Err(_) => return,
+            }
+            for event in &events {
+                match event.token() {
+                    WAKE => {}
+                    Token(n) if n < PORTS => self.ready(Source::Underlay(n - UNDERLAY)),
+                    Token(n) => self.ready(Source::Port(PortId((n - PORTS) as u32))),
+                }
+            }
+            let now_ms = self.now_ms();
+            self.serve(now_ms);
+        }
+    }
+
+    /// Carries out waiting commands; `None` means stop, else whether more are waiting.
+    fn obey(&mut self, now_ms: u64) -> Option<bool> {
+        for _ in 0..COMMANDS_PER_TURN {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(crossbeam_channel::TryRecvError::Empty) => return Some(false),
+                Err(crossbeam_channel::TryRecvError::Disconnected) => return None,
+            };
+            match self.engine.apply(command, now_ms) {
+                Effect::None => self.applied.store(self.engine.generation(), Ordering::Release),
+                Effect::Watch(id) => self.watch(id),
+                Effect::Closed(_, tap) => {
+                    let _ = self.poll.registry().deregister(&mut SourceFd(&tap.as_raw_fd()));
+                    // Without a reaper it is closed here, late but surely.
+                    let _ = self.reaper.send(tap);
+                }
+                Effect::Stop => return None,
+            }
+        }
+        Some(true)
+    }
+
+    fn watch(&mut self, id: PortId) {
+        let at = id.0 as usize;
+        if at >= self.ringed_ports.len() {
+            self.ringed_ports.resize(at + 1, false);
+        }
+        let registry = self.poll.registry();
+        if let Some(tap) = self.engine.port_mut(id) {
+            let _ = registry.register(&mut SourceFd(&tap.as_raw_fd()), Token(PORTS + at), Interest::READABLE);
+        }
+        // What arrived before the registration is picked up by this first visit.
+        self.ready(Source::Port(id));
+    }
+
+    /// Puts a source into the ring, once.
+    fn ready(&mut self, source: Source) {
+        let fresh = match source {
+            Source::Port(id) => match self.ringed_ports.get_mut(id.0 as usize) {
+                Some(ringed) => !std::mem::replace(ringed, true),
+                None => false,
+            },
+            Source::Underlay(n) => {
+                let bit = 1 << n;
+                let fresh = self.ringed_underlay & bit == 0;
+                self.ringed_underlay |= bit;
+                fresh
+            }
+        };
+        if fresh {
+            self.ring.push_back(source);
+        }
+    }
+
+    /// One budget for every source in the ring, then send.
+    fn serve(&mut self, now_ms: u64) {
+        for _ in 0..self.ring.len() {
+            let Some(source) = self.ring.pop_front() else { break };
+            let filled = match source {
+                Source::Port(id) => self.engine.fill_from_port(id, BUDGET),
+                Source::Underlay(n) => self.engine.fill_from_underlay(n, BUDGET),
+            };
+            match filled {
+                Filled::More => self.ring.push_back(source),
+                Filled::Drained | Filled::Gone => match source {
+                    Source::Port(id) => {
+                        if let Some(ringed) = self.ringed_ports.get_mut(id.0 as usize) {
+                            *ringed = false;
+                        }
+                        if filled == Filled::Gone
+                            && let Some(tap) = self.engine.port_mut(id)
+                        {
+                            let _ = self.poll.registry().deregister(&mut SourceFd(&tap.as_raw_fd()));
+                        }
+                    }
+                    Source::Underlay(n) => self.ringed_underlay &= !(1 << n),
+                },
+            }
+            if self.engine.is_full() {
+                self.engine.flush(now_ms);
+            }
+        }
+        self.engine.flush(now_ms);
+    }
+}
