@@ -28,7 +28,7 @@ fn ips() -> (IpAddr, IpAddr) {
 
 fn encap(c: &mut Criterion) {
     let mut g = c.benchmark_group("encap");
-    let to = PeerAddr { id: 0, addr: "192.168.77.2:4789".parse().expect("address") };
+    let to = PeerAddr { id: 0, addr: "192.168.77.2:4789".parse().expect("address"), checksum: true };
     let mut frame = build::tcp(MACS, ips(), (1, 2), (1, 1, tcp_flag::ACK), &vec![0x5a; 61_000]);
     let headers = build::parse(&frame);
     let partial = checksum::pseudo(&headers, &frame, headers.end - u32::from(headers.l4));

@@ -65,10 +65,10 @@ impl TxDrop {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Full => "underlay_tx_full",
-            Self::TooBig => "underlay_too_big",
-            Self::BadOffload => "underlay_bad_offload",
-            Self::Error => "underlay_tx_error",
+            Self::Full => "tx-full",
+            Self::TooBig => "tx-oversize",
+            Self::BadOffload => "tx-offload",
+            Self::Error => "tx-error",
         }
     }
 

@@ -62,7 +62,7 @@ fn steady_state_allocates_nothing() {
     let mut frames = vec![(large, vnet)];
     frames.extend((0..100).map(|i| (udp(i % 2 == 0, (9, 5), &payload(64, i)), VnetHdr::default())));
     let headers: Vec<_> = frames.iter().map(|f| Headers::parse(&f.0).unwrap()).collect();
-    let to = PeerAddr { id: 0, addr: "192.0.2.1:4789".parse().unwrap() };
+    let to = PeerAddr { id: 0, addr: "192.0.2.1:4789".parse().unwrap(), checksum: true };
     let encap = Encap::Vxlan.header(Vni::new(1).unwrap());
     let (mut sender, mut merger, mut sink) = (Sender::new(), Merger::new(), Sink(0));
     let mut round = || {

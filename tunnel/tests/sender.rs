@@ -25,7 +25,7 @@ fn lab() -> Lab {
     let b: SocketAddr = "192.0.2.2:4789".parse().unwrap();
     let rx = wire.rx(b, Encap::Vxlan);
     let tx = wire.tx("192.0.2.1:50000".parse().unwrap());
-    Lab { wire, tx, rx, to: PeerAddr { id: 3, addr: b } }
+    Lab { wire, tx, rx, to: PeerAddr { id: 3, addr: b, checksum: true } }
 }
 
 fn header() -> [u8; 8] {
@@ -171,7 +171,7 @@ fn the_wire_impairs_single_datagrams() {
     assert_eq!(lab.wire.counts(), (10, 0));
     // Nobody there: lost, and counted.
     lab.wire.impair(None);
-    let nobody = PeerAddr { id: 4, addr: "192.0.2.9:4789".parse().unwrap() };
+    let nobody = PeerAddr { id: 4, addr: "192.0.2.9:4789".parse().unwrap(), checksum: true };
     let report = Sender::new().send(
         &mut lab.tx,
         &nobody,

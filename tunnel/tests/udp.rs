@@ -21,7 +21,7 @@ fn rx(ip: &str) -> (UdpRx, PeerAddr) {
     let ip: IpAddr = ip.parse().unwrap();
     let rx = UdpRx::from_fd(UdpRx::bind(SocketAddr::new(ip, 0)).unwrap(), Encap::Vxlan).unwrap();
     let addr = rx.local_addr();
-    (rx, PeerAddr { id: 0, addr })
+    (rx, PeerAddr { id: 0, addr, checksum: true })
 }
 
 fn tx(ip: &str, options: TxOptions) -> UdpTx {
@@ -114,7 +114,7 @@ fn tos_is_seen_and_codepoints_are_bounded() {
 #[test]
 fn lanes_have_their_own_source_ports() {
     let (mut rx, to) = rx("127.0.0.1");
-    let mut tx = tx("127.0.0.1", TxOptions { lanes: 4, ..TxOptions::default() });
+    let mut tx = tx("127.0.0.1", TxOptions { lanes: 4 });
     assert_eq!(tx.limits(&to).lanes, 4);
     let mut ports = std::collections::BTreeSet::new();
     for lane in [0, 1, 2, 3, 0, 1] {
@@ -132,12 +132,12 @@ fn without_checksum_or_segmentation_runs_become_datagrams() {
     for ip in LOOPBACK {
         for (checksum, on) in [(false, true), (true, false)] {
             if !checksum && ip == "::1" {
-                // Receivers refuse these, as RFC 8200 wants; see `TxOptions::checksum`.
+                // Receivers refuse these, as RFC 8200 wants; see `PeerAddr::checksum`.
                 continue;
             }
-            let options = TxOptions { checksum, ..TxOptions::default() };
             let (mut rx, to) = rx(ip);
-            let mut tx = tx(ip, options);
+            let to = PeerAddr { checksum, ..to };
+            let mut tx = tx(ip, TxOptions::default());
             tx.set_segmentation(&to, on);
             let bytes = payload(100 * 99 + 7, 3);
             let parts: Vec<_> = bytes.chunks(33).map(IoSlice::new).collect();
@@ -175,8 +175,8 @@ fn too_big_is_surfaced() {
 #[test]
 fn wrong_peers_and_wrong_descriptors_are_refused() {
     let mut t = tx("127.0.0.1", TxOptions::default());
-    let v6 = PeerAddr { id: 0, addr: "[::1]:4789".parse().unwrap() };
-    let far = PeerAddr { id: u32::MAX, addr: "127.0.0.1:4789".parse().unwrap() };
+    let v6 = PeerAddr { id: 0, addr: "[::1]:4789".parse().unwrap(), checksum: true };
+    let far = PeerAddr { id: u32::MAX, addr: "127.0.0.1:4789".parse().unwrap(), checksum: true };
     for to in [v6, far] {
         assert_eq!(
             t.send(&to, 0, 0, &[IoSlice::new(b"x")], 0).unwrap_err().kind(),

@@ -65,6 +65,9 @@ pub struct PeerAddr {
     pub id: u32,
     /// Address and port of its tunnel endpoint.
     pub addr: SocketAddr,
+    /// Compute the outer UDP checksum. Off, runs cannot be sent and receivers cannot glue; IPv6 receivers
+    /// may refuse.
+    pub checksum: bool,
 }
 
 /// Bounds of one send.

@@ -41,14 +41,11 @@ const MAX_PARTS: usize = 8;
 pub struct TxOptions {
     /// Source ports per peer, 1 to [`entropy::MAX_LANES`].
     pub lanes: u16,
-    /// Compute the outer UDP checksum. Off, runs cannot be sent and receivers cannot glue; IPv6 receivers
-    /// may refuse.
-    pub checksum: bool,
 }
 
 impl Default for TxOptions {
     fn default() -> Self {
-        Self { lanes: 1, checksum: true }
+        Self { lanes: 1 }
     }
 }
 
@@ -70,6 +67,7 @@ pub struct TxStats {
 #[derive(Debug)]
 struct Peer {
     addr: SocketAddr,
+    checksum: bool,
     sockets: Vec<Conn>,
     /// Distinct TOS bytes in `sockets`.
     codepoints: usize,
@@ -99,7 +97,7 @@ impl UdpTx {
     /// A sender from `local` (unspecified: the kernel's choice). Opens nothing but a probe on loopback.
     #[must_use]
     pub fn new(local: IpAddr, options: TxOptions) -> Self {
-        let options = TxOptions { lanes: options.lanes.clamp(1, entropy::MAX_LANES), ..options };
+        let options = TxOptions { lanes: options.lanes.clamp(1, entropy::MAX_LANES) };
         let max_segments = if probe(MORE_SEGMENTS).is_ok() { MORE_SEGMENTS } else { SEGMENTS };
         Self { local, options, max_segments, peers: Vec::new(), shared: None, stats: TxStats::default() }
     }
@@ -114,7 +112,7 @@ impl UdpTx {
     #[must_use]
     pub fn segmentation(&self, id: u32) -> bool {
         let known = self.peers.get(id as usize).and_then(Option::as_ref);
-        self.options.checksum && known.is_none_or(|p| p.segmentation)
+        known.is_none_or(|p| p.checksum && p.segmentation)
     }
 
     /// Bounds the path's ability by hand: `false` sends single datagrams from now on.
@@ -133,11 +131,12 @@ impl UdpTx {
             self.peers.resize_with(index + 1, || None);
         }
         let slot = self.peers.get_mut(index).ok_or(io::ErrorKind::InvalidInput)?;
-        if slot.as_ref().is_some_and(|p| p.addr != to.addr) {
+        if slot.as_ref().is_some_and(|p| (p.addr, p.checksum) != (to.addr, to.checksum)) {
             *slot = None;
         }
         Ok(slot.get_or_insert_with(|| Peer {
             addr: to.addr,
+            checksum: to.checksum,
             sockets: Vec::new(),
             codepoints: 0,
             segmentation: true,
@@ -154,7 +153,7 @@ impl UdpTx {
         if new_codepoint && peer.codepoints == MAX_CODEPOINTS {
             return Ok(None);
         }
-        let socket = open(self.local, Some(tos), self.options, seed(to, tos, lane))?;
+        let socket = open(self.local, Some(tos), to.checksum, seed(to, tos, lane))?;
         socket.connect(&SockAddr::from(to.addr))?;
         self.stats.sockets += 1;
         let peer = self.peer(to)?;
@@ -184,7 +183,7 @@ impl UnderlayTx for UdpTx {
         let total: usize = parts.iter().map(|p| p.len()).sum();
         let connection = self.connection(to, tos, lane)?;
         if connection.is_none() && self.shared.is_none() {
-            self.shared = Some(open(self.local, None, self.options, 0)?);
+            self.shared = Some(open(self.local, None, true, 0)?);
             self.stats.sockets += 1;
         }
         let Some(Some(peer)) = self.peers.get_mut(to.id as usize) else {
@@ -205,7 +204,7 @@ impl UnderlayTx for UdpTx {
         if segment == 0 || total <= segment {
             return out.whole(parts);
         }
-        if peer.segmentation && self.options.checksum {
+        if peer.segmentation && peer.checksum {
             let Ok(size) = u16::try_from(segment) else { return Err(io::ErrorKind::InvalidInput.into()) };
             match out.run(parts, size) {
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => {
@@ -359,7 +358,7 @@ fn seed(to: &PeerAddr, tos: u8, lane: u16) -> u32 {
 }
 
 /// Opens an unconnected socket; `tos` is set on it unless it comes with each message.
-fn open(local: IpAddr, tos: Option<u8>, options: TxOptions, seed: u32) -> io::Result<Socket> {
+fn open(local: IpAddr, tos: Option<u8>, checksum: bool, seed: u32) -> io::Result<Socket> {
     let any = SocketAddr::new(local, 0);
     let socket =
         Socket::new(Domain::for_address(any), Type::DGRAM.cloexec().nonblocking(), Some(Protocol::UDP))?;
@@ -376,7 +375,7 @@ fn open(local: IpAddr, tos: Option<u8>, options: TxOptions, seed: u32) -> io::Re
             sys::set_int(fd, level, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
         }
     }
-    if !options.checksum {
+    if !checksum {
         match local {
             IpAddr::V4(_) => sys::set_int(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?,
             IpAddr::V6(_) => sys::set_int(fd, libc::IPPROTO_UDP, UDP_NO_CHECK6_TX, 1)?,

@@ -1,0 +1,271 @@
+//! The switch as users meet it: `swd` started in a node's namespace and programmed with `swctl`.
+//!
+//! A daemon counts as started when its socket answers `swctl status` (limit: 10 s). Its output
+//! goes to a log that is shown when the test fails. State survives [`Node::restart`].
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cmd::{Cmd, Daemon, Output};
+use crate::error::{Context, Error, Result};
+use crate::lab::Pod;
+use crate::node::Node;
+use crate::wait;
+
+/// How long a daemon may take to answer, and to end after SIGTERM.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// Limit of one `swctl` call.
+const SWCTL_LIMIT: Duration = Duration::from_secs(20);
+/// `swctl` exit codes that mean "it answered": fine, and answered with findings.
+const ANSWERED: [i32; 2] = [0, 6];
+
+/// A running daemon and how it was started.
+#[derive(Debug)]
+pub struct Swd {
+    daemon: Daemon,
+    options: SwdOptions,
+}
+
+/// How to start a daemon.
+#[derive(Clone, Debug, Default)]
+pub struct SwdOptions {
+    /// Value of `--underlay`; left out when absent.
+    pub underlay: Option<IpAddr>,
+    /// Further arguments.
+    pub args: Vec<String>,
+    /// Further environment.
+    pub env: Vec<(String, String)>,
+}
+
+/// Path of one of the switch's binaries; says how to build it when it is not there.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    binary_in(&crate::enter::bin_dir()?, name)
+}
+
+fn binary_in(dir: &Path, name: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Error::failed(format!(
+        "{} does not exist: build it (cargo build --bin {name}) or set SWD_BIN_DIR",
+        path.display()
+    )))
+}
+
+impl Node {
+    /// Path of the daemon's control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir().join("swd.sock")
+    }
+
+    /// Path of the daemon's state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir().join("state")
+    }
+
+    /// Path of the daemon's log.
+    pub fn log(&self) -> PathBuf {
+        self.dir().join("swd.log")
+    }
+
+    /// Takes the binaries of this node from another directory from now on, e.g. to run two
+    /// versions side by side or to replace one by the other.
+    pub fn use_binaries(&self, dir: &Path) {
+        if let Ok(mut slot) = self.bin_dir.lock() {
+            *slot = Some(dir.to_owned());
+        }
+    }
+
+    fn binary(&self, name: &str) -> Result<PathBuf> {
+        match self.bin_dir.lock().ok().and_then(|slot| slot.clone()) {
+            Some(dir) => binary_in(&dir, name),
+            None => binary(name),
+        }
+    }
+
+    /// How a person calls `swctl` in a kept lab.
+    pub(crate) fn swctl_path(&self) -> String {
+        self.binary("swctl").map_or_else(|_| "swctl".to_owned(), |p| p.display().to_string())
+    }
+
+    /// Starts `swd` on the IPv4 underlay address with further arguments.
+    pub fn start_swd(&self, args: &[&str]) -> Result<()> {
+        self.start_swd_with(&SwdOptions {
+            underlay: Some(self.underlay4().into()),
+            args: args.iter().map(|&a| a.to_owned()).collect(),
+            env: Vec::new(),
+        })
+    }
+
+    /// Starts `swd` and waits until it answers.
+    pub fn start_swd_with(&self, options: &SwdOptions) -> Result<()> {
+        if self.check_swd().is_ok() {
+            return Err(Error::failed(format!("swd runs already on {}", self.name())));
+        }
+        std::fs::create_dir_all(self.state_dir()).context("state directory")?;
+        let mut cmd = Cmd::new(self.binary("swd")?).within(self.ns());
+        if let Some(underlay) = options.underlay {
+            cmd = cmd.args(["--underlay", &underlay.to_string()]);
+        }
+        cmd = cmd.arg("--socket").arg(self.socket()).arg("--state-dir").arg(self.state_dir());
+        cmd = cmd.args(&options.args);
+        for (key, value) in &options.env {
+            cmd = cmd.env(key, value);
+        }
+        let daemon = cmd.daemon(&format!("swd on {}", self.name()), &self.log())?;
+        *self.slot()? = Some(Swd { daemon, options: options.clone() });
+        self.wait_until_answers()
+    }
+
+    /// Waits until the daemon answers; fails at once if it has ended.
+    pub fn wait_until_answers(&self) -> Result<()> {
+        let mut last = String::new();
+        let answered = wait::until(&format!("swd on {} answers", self.name()), START_LIMIT, || {
+            if let Err(e) = self.check_swd() {
+                return Some(Err(e));
+            }
+            match self.swctl_output(&["status"]) {
+                Ok(output) if ANSWERED.contains(&output.code) => Some(Ok(())),
+                Ok(output) => {
+                    last = output.stderr;
+                    None
+                }
+                Err(e) => Some(Err(e)),
+            }
+        });
+        match answered {
+            Ok(result) => result,
+            Err(e) => Err(Error::failed(format!("{e}; swctl said: {}", last.trim()))),
+        }
+    }
+
+    /// Fails if the daemon does not run, quoting its log.
+    pub fn check_swd(&self) -> Result<()> {
+        match self.slot()?.as_mut() {
+            Some(swd) => swd.daemon.check_running(),
+            None => Err(Error::failed(format!("no swd on {}", self.name()))),
+        }
+    }
+
+    /// Process id of the daemon.
+    pub fn swd_pid(&self) -> Result<u32> {
+        match self.slot()?.as_ref() {
+            Some(swd) => Ok(swd.daemon.pid()),
+            None => Err(Error::failed(format!("no swd on {}", self.name()))),
+        }
+    }
+
+    /// Kills the daemon with SIGKILL. [`Node::restart`] brings it back.
+    pub fn kill9(&self) -> Result<()> {
+        match self.slot()?.as_mut() {
+            Some(swd) => swd.daemon.kill9(),
+            None => Err(Error::failed(format!("no swd on {}", self.name()))),
+        }
+    }
+
+    /// Ends the daemon with SIGTERM; gives its exit code.
+    pub fn stop_swd(&self) -> Result<i32> {
+        match self.slot()?.as_mut() {
+            Some(swd) => swd.daemon.terminate(START_LIMIT),
+            None => Err(Error::failed(format!("no swd on {}", self.name()))),
+        }
+    }
+
+    /// Starts the daemon again with the same arguments on the same state; ends a running one first.
+    pub fn restart(&self) -> Result<()> {
+        let Some(mut swd) = self.slot()?.take() else {
+            return Err(Error::failed(format!("no swd was started on {}", self.name())));
+        };
+        // An error here means that it has ended already; dropping makes sure in any case.
+        let _ = swd.daemon.terminate(START_LIMIT);
+        let options = swd.options.clone();
+        drop(swd);
+        self.start_swd_with(&options)
+    }
+
+    /// Runs `swctl` on this node's daemon, whatever its exit code.
+    pub fn swctl_output(&self, args: &[&str]) -> Result<Output> {
+        Cmd::new(self.binary("swctl")?)
+            .arg("--socket")
+            .arg(self.socket())
+            .args(args)
+            .timeout(SWCTL_LIMIT)
+            .output()
+    }
+
+    /// `swctl -o json ARGS`; an exit code other than 0 is an error.
+    pub fn swctl(&self, args: &[&str]) -> Result<Value> {
+        let cmd = Cmd::new(self.binary("swctl")?)
+            .arg("--socket")
+            .arg(self.socket())
+            .args(["-o", "json"])
+            .args(args);
+        let text = cmd.timeout(SWCTL_LIMIT).run()?;
+        if text.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).context(format!("swctl {}", args.join(" ")))
+    }
+
+    /// `swctl ARGS` as a person reads it; an exit code other than 0 is an error.
+    pub fn swctl_text(&self, args: &[&str]) -> Result<String> {
+        let cmd = Cmd::new(self.binary("swctl")?).arg("--socket").arg(self.socket()).args(args);
+        cmd.timeout(SWCTL_LIMIT).run()
+    }
+
+    /// Waits until the data path runs with everything that was acknowledged so far.
+    pub fn settle(&self) -> Result<()> {
+        let status = self.swctl_output(&["-o", "json", "status"])?;
+        let json: Value = serde_json::from_str(&status.stdout).context(format!(
+            "swctl status on {}: {}",
+            self.name(),
+            status.stderr.trim()
+        ))?;
+        let generation = generation(&json).ok_or("swctl status names no generation")?;
+        self.swctl_text(&["wait", "--generation", &generation.to_string()]).map(drop)
+    }
+
+    /// Adds a port for a pod, named like the pod, with these addresses (CIDR).
+    pub fn add_port(&self, pod: &Pod, network: &str, ips: &[&str]) -> Result<()> {
+        self.add_port_with(pod, network, ips, &[])
+    }
+
+    /// As [`Node::add_port`] with further arguments of `swctl port add`.
+    pub fn add_port_with(&self, pod: &Pod, network: &str, ips: &[&str], more: &[&str]) -> Result<()> {
+        let netns = pod.ns().path();
+        let netns = netns.to_string_lossy();
+        let mut args = vec!["port", "add", pod.name(), "--network", network, "--netns", &netns];
+        for ip in ips {
+            args.extend(["--ip", ip]);
+        }
+        args.extend(more);
+        self.swctl_text(&args).map(drop)
+    }
+
+    /// Adds another node of the lab as a peer under its name, reached over the family of `v6`.
+    pub fn add_peer(&self, peer: &Node, v6: bool, more: &[&str]) -> Result<()> {
+        let remote = peer.underlay(v6).to_string();
+        let mut args = vec!["peer", "add", peer.name(), "--remote", &remote];
+        args.extend(more);
+        self.swctl_text(&args).map(drop)
+    }
+
+    fn slot(&self) -> Result<std::sync::MutexGuard<'_, Option<Swd>>> {
+        self.swd.lock().map_err(|_| Error::failed("a test panicked while it handled swd"))
+    }
+}
+
+/// The generation in a reply of `swctl`, wherever a mutation or `status` has put it.
+pub fn generation(reply: &Value) -> Option<u64> {
+    reply.get("generation").and_then(Value::as_u64)
+}
+
+/// Whether a path is that of an existing socket: for tests of the daemon's own behaviour.
+pub fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
