@@ -112,6 +112,7 @@ pub fn world(fdb: u32, routes: u32) -> World {
         checksum: true,
         router_mac: router_mac(remote),
         mtu: 1450,
+        network: None,
         sources: None,
     }))];
     tables.networks = vec![Some(Arc::new(network))];

@@ -22,9 +22,10 @@ fn keys(v: &Value) -> Vec<&str> {
 #[test]
 fn lists_are_arrays_whatever_their_length() {
     let server = Server::start(Script::default());
-    for noun in ["network", "port", "port stats", "peer", "peer stats", "fdb", "route", "neigh", "drops"] {
+    for noun in ["network", "port", "port stats", "peer", "peer stats", "fdb", "route", "neigh"] {
         assert_eq!(server.json(noun), json!([]), "{noun}");
     }
+    assert_eq!(server.json("drops")["drops"], json!([]));
     server.ok("network add pods --vni 1");
     for n in 1..=2 {
         server.ok(&format!("port add p{n} --network pods --netns n{n}"));
@@ -179,8 +180,11 @@ fn drops_and_their_sources() {
         "description": "the source address is not the port's",
         "sources": [{"dev": "web-0", "count": 12}],
     }]);
-    assert_eq!(server.json("drops"), expected);
-    assert_eq!(server.json("drops --by source"), expected);
+    let report = server.json("drops");
+    assert_eq!((keys(&report), &report["drops"]), (vec!["drops", "ledger"], &expected));
+    assert_eq!((&report["ledger"]["frames_in"], &report["ledger"]["balanced"]), (&json!(20), &json!(false)));
+    assert_eq!(report["ledger"], server.json("drops --by source")["ledger"]);
+    assert_eq!(server.json("drops --by source")["drops"], expected);
     let table = "\
 REASON      STAGE  COUNT  DESCRIPTION
 spoofed-ip  guard  12     the source address is not the port's

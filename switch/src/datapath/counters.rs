@@ -2,7 +2,8 @@
 //!
 //! Two sums hold at any moment between batches, and every test suite checks them:
 //! `received = unicast + flooded + replied + consumed + held + drops` per origin, and
-//! `posted = sent + transmit drops` over all egresses.
+//! `posted = sent + transmit drops` over all egresses. A held frame leaves later: over all origins,
+//! `held = released + expired + still waiting`, and each expired one is a `neighbour-failed` drop of its origin.
 
 use super::verdict::{DropReason, Egress, PeerId, PortId, Verdict};
 
@@ -21,7 +22,7 @@ pub struct Counters {
     pub replied: u64,
     /// Frames meant for the switch.
     pub consumed: u64,
-    /// Frames that had to wait for a neighbour.
+    /// Frames that had to wait for a neighbour; those it failed are in `drops` as well.
     pub held: u64,
     /// Frames written to it.
     pub sent: u64,
@@ -103,10 +104,10 @@ impl Counters {
         }
     }
 
-    /// Does every received frame have exactly one verdict?
+    /// Does every received frame have exactly one verdict? A held frame that was lost has had its verdict before.
     #[must_use]
     pub fn balanced(&self) -> bool {
-        self.received
+        self.received + self.drops[DropReason::NeighbourFailed as usize]
             == self.unicast + self.flooded + self.replied + self.consumed + self.held + self.receive_drops()
     }
 }
@@ -157,6 +158,16 @@ impl CounterTable {
             Egress::Port(PortId(at)) => self.ports.get(at as usize),
             Egress::Peer(PeerId(at)) => self.peers.get(at as usize),
         }
+    }
+
+    /// Books a held frame that was lost, on where it came from.
+    pub fn expire(&mut self, origin: Option<Egress>) {
+        self.expired += 1;
+        let counters = match origin {
+            Some(origin) => self.of(origin),
+            None => &mut self.node,
+        };
+        counters.drops[DropReason::NeighbourFailed as usize] += 1;
     }
 
     /// Folds the counters of a removed port or peer into the node's, so that no frame is ever forgotten.

@@ -4,12 +4,12 @@
 //! Nothing in the outer header is trusted but the source address, and that only against the peer list.
 
 use super::frame::Ingress;
-use super::tables::{Network, Peer, Tables};
+use super::tables::{Network, Peer, Sources, Tables};
 use super::verdict::{DropReason, PeerId};
 use packet::{Headers, Net, VnetHdr, ip_proto, read_v4, read_v6};
 use std::net::{IpAddr, Ipv4Addr};
-use tunnel::ecn::EcnAction;
 use tunnel::DecapError;
+use tunnel::ecn::EcnAction;
 
 /// An accepted datagram.
 pub struct Opened<'t> {
@@ -33,21 +33,20 @@ pub fn open<'t>(
     ingress: Ingress,
     datagram: &[u8],
 ) -> Result<Opened<'t>, (Option<PeerId>, DropReason)> {
-    let (peer, vni, at) = match ingress {
+    let (known, vni, at) = match ingress {
         Ingress::Underlay { source, encap, .. } => {
-            let peer = *tables.by_remote.get(&source).ok_or((None, DropReason::UnknownPeer))?;
-            let inner = encap.decode(datagram).map_err(|e| (Some(peer), reason(e)))?;
-            (peer, inner.vni, inner.at)
+            let known = *tables.by_remote.get(&source).ok_or((None, DropReason::UnknownPeer))?;
+            let inner = encap.decode(datagram).map_err(|e| (Some(known), reason(e)))?;
+            (known, inner.vni, inner.at)
         }
         Ingress::Peer { peer, vni } => (peer, vni, 0),
         Ingress::Port(_) => return Err((None, DropReason::NoPort)),
     };
-    let conf = tables.peer(peer).ok_or((None, DropReason::UnknownPeer))?;
-    let network = tables
-        .by_vni
-        .get(&vni)
-        .and_then(|id| tables.network(*id))
-        .ok_or((Some(peer), DropReason::UnknownVni))?;
+    let remote = tables.peer(known).ok_or((None, DropReason::UnknownPeer))?.remote;
+    let unknown = (Some(known), DropReason::UnknownVni);
+    let network = tables.by_vni.get(&vni).and_then(|id| tables.network(*id)).ok_or(unknown)?;
+    let peer = tables.peer_on(known, remote, network.id).ok_or(unknown)?;
+    let conf = tables.peer(peer).ok_or(unknown)?;
     Ok(Opened { peer, conf, network, at })
 }
 
@@ -105,12 +104,24 @@ pub fn admit(tables: &Tables, peer: &Peer, frame: &[u8], headers: &Headers) -> R
         // Link-local and unspecified sources belong to the segment, not to a pod: neighbour discovery needs them.
         Net::V6 => {
             let src = read_v6(frame, Headers::L3 + 8);
-            (headers.proto == ip_proto::ICMPV6 && (src.is_unicast_link_local() || src.is_unspecified()))
-                || sources.contains(IpAddr::V6(src))
+            let icmp = headers.proto == ip_proto::ICMPV6;
+            ((icmp && (src.is_unicast_link_local() || src.is_unspecified()))
+                || sources.contains(IpAddr::V6(src)))
+                && !(icmp && claims_foreign(sources, frame, headers))
         }
         Net::Other => false,
     };
     if allowed { Ok(()) } else { Err(DropReason::PeerSource) }
+}
+
+/// A neighbour advertisement for an address that is neither link-local nor the peer's.
+fn claims_foreign(sources: &Sources, frame: &[u8], headers: &Headers) -> bool {
+    let at = usize::from(headers.l4);
+    if at == 0 || headers.end as usize - at < 24 || frame[at] != 136 {
+        return false;
+    }
+    let target = read_v6(frame, at + 8);
+    !target.is_unicast_link_local() && !sources.contains(IpAddr::V6(target))
 }
 
 /// Normalises what only the tunnel's other end knows: a partial inner checksum, an unsegmented inner frame.

@@ -89,6 +89,8 @@ pub struct Fdb {
     peers: Vec<Owner>,
     len: usize,
     capacity: usize,
+    /// Where the last sweep ran out of budget: number of the owner (ports first), last key of it that was kept.
+    resume: Option<(usize, Option<u64>)>,
 }
 
 /// Bit 31 tells peers from ports.
@@ -128,6 +130,7 @@ impl Fdb {
             peers: Vec::new(),
             len: 0,
             capacity,
+            resume: None,
         }
     }
 
@@ -184,7 +187,14 @@ impl Fdb {
     }
 
     /// Enters a unicast source address seen from `egress` at `now_ms`; `quota` bounds the owner's entries.
-    pub fn learn(&mut self, network: NetId, mac: MacAddr, egress: Egress, quota: u32, now_ms: u64) -> Learned {
+    pub fn learn(
+        &mut self,
+        network: NetId,
+        mac: MacAddr,
+        egress: Egress,
+        quota: u32,
+        now_ms: u64,
+    ) -> Learned {
         let key = key(network, mac);
         let packed = pack(egress);
         let (at, found) = self.probe(key);
@@ -331,30 +341,56 @@ impl Fdb {
 
     /// Removes entries older than their network's ageing time (`None`: keep for ever). `least_ms` is the
     /// shortest of these times: an owner's list is sorted by age, so the walk ends at the first entry younger
-    /// than that. At most `budget` entries are looked at, so that a sweep never stalls the worker. Returns how
-    /// many were removed.
-    pub fn sweep(&mut self, now_ms: u64, least_ms: u64, mut budget: u64, ageing: impl Fn(NetId) -> Option<u64>) -> u64 {
+    /// than that. At most `budget` entries are looked at, so that a sweep never stalls the worker; the next one
+    /// goes on where it ended, so that entries which may stay do not hide others. Returns how many were removed.
+    pub fn sweep(
+        &mut self,
+        now_ms: u64,
+        least_ms: u64,
+        mut budget: u64,
+        ageing: impl Fn(NetId) -> Option<u64>,
+    ) -> u64 {
+        let owners = self.ports.len() + self.peers.len();
+        let mut from = self.resume.take();
+        let first = from.map_or(0, |(n, _)| n);
         let mut gone = 0;
-        for peers in [false, true] {
-            let owners = if peers { self.peers.len() } else { self.ports.len() };
-            for n in 0..owners {
-                let mut slot = if peers { self.peers[n].oldest } else { self.ports[n].oldest };
-                while slot != NONE && budget > 0 {
-                    budget -= 1;
-                    let Slot { key, seen_ms, newer, .. } = self.slots[slot as usize];
-                    let age = now_ms.saturating_sub(seen_ms);
-                    if age < least_ms {
-                        break;
-                    }
-                    if ageing(NetId((key >> 48) as u16)).is_some_and(|limit| age >= limit) {
-                        self.remove_slot(slot);
-                        gone += 1;
-                    }
-                    slot = newer;
+        for n in (first..owners).chain(0..first.min(owners)) {
+            let at = n.checked_sub(self.ports.len());
+            let (owner, packed) = match at {
+                None => (self.ports[n], pack(Egress::Port(PortId(n as u32)))),
+                Some(at) => (self.peers[at], pack(Egress::Peer(PeerId(at as u32)))),
+            };
+            let mut kept = from.take().and_then(|(_, key)| key);
+            let mut slot = kept.and_then(|key| self.after(key, packed)).unwrap_or(owner.oldest);
+            while slot != NONE {
+                if budget == 0 {
+                    self.resume = Some((n, kept));
+                    return gone;
                 }
+                budget -= 1;
+                let Slot { key, seen_ms, newer, .. } = self.slots[slot as usize];
+                let age = now_ms.saturating_sub(seen_ms);
+                if age < least_ms {
+                    break;
+                }
+                if ageing(NetId((key >> 48) as u16)).is_some_and(|limit| age >= limit) {
+                    self.remove_slot(slot);
+                    gone += 1;
+                } else {
+                    kept = Some(key);
+                }
+                slot = newer;
             }
         }
         gone
+    }
+
+    /// The slot behind a key in its owner's list, if that owner still has it.
+    fn after(&self, key: u64, packed: u32) -> Option<u32> {
+        let (at, found) = self.probe(key);
+        let slot =
+            self.slots.get(self.index[at].slot as usize).filter(|slot| found && slot.owner == packed)?;
+        Some(slot.newer)
     }
 
     /// All entries, in no order.

@@ -4,7 +4,8 @@
 //! IPv4 and IPv6 source. It sends no router advertisements or redirects, no answers of a DHCP server, and
 //! nothing this stage cannot read (tags, other EtherTypes), because what cannot be read cannot be checked.
 //! Learning ports are held to the Ethernet rules only. ND hidden behind a fragment header is refused
-//! (RFC 6980), and the parser walks every extension header, so neither hides a router advertisement (RFC 7113).
+//! (RFC 6980), a first IPv6 fragment without its L4 header as well (RFC 7112), and the parser walks every
+//! extension header, so none of these hides a router advertisement (RFC 7113).
 
 use super::tables::{Guard, Network, Node, Port};
 use super::verdict::DropReason;
@@ -59,7 +60,8 @@ pub fn port(port: &Port, frame: &[u8], headers: &Headers) -> Result<(), DropReas
             if !port.v4.contains(&read_v4(frame, Headers::L3 + 12)) {
                 return Err(DropReason::SpoofedIp);
             }
-            if headers.proto == ip_proto::UDP && headers.sport == 67 && headers.dport == 68 {
+            // Clients look at the destination port only.
+            if headers.proto == ip_proto::UDP && headers.dport == 68 {
                 return Err(DropReason::DhcpServer);
             }
             Ok(())
@@ -85,13 +87,16 @@ fn arp(port: &Port, frame: &[u8]) -> Result<(), DropReason> {
 fn v6(port: &Port, frame: &[u8], headers: &Headers) -> Result<(), DropReason> {
     let src = read_v6(frame, Headers::L3 + 8);
     let own = port.v6.contains(&src);
+    if headers.fragment == Fragment::First && (headers.l4 == 0 || u32::from(headers.l4) == headers.end) {
+        return Err(DropReason::Malformed);
+    }
     if headers.proto == ip_proto::ICMPV6 {
         return icmpv6(port, frame, headers, src, own);
     }
     if !own {
         return Err(DropReason::SpoofedIp);
     }
-    if headers.proto == ip_proto::UDP && headers.sport == 547 && headers.dport == 546 {
+    if headers.proto == ip_proto::UDP && headers.dport == 546 {
         return Err(DropReason::DhcpServer);
     }
     Ok(())
@@ -101,8 +106,7 @@ fn icmpv6(port: &Port, frame: &[u8], headers: &Headers, src: Ipv6Addr, own: bool
     let at = usize::from(headers.l4);
     let body = if at == 0 { &[][..] } else { &frame[at..headers.end as usize] };
     let kind = body.first().copied();
-    if headers.fragment == Fragment::First
-        && matches!(kind, Some(icmpv6::ROUTER_SOLICIT..=icmpv6::REDIRECT))
+    if headers.fragment == Fragment::First && matches!(kind, Some(icmpv6::ROUTER_SOLICIT..=icmpv6::REDIRECT))
     {
         return Err(DropReason::SpoofedNd);
     }
@@ -116,17 +120,19 @@ fn icmpv6(port: &Port, frame: &[u8], headers: &Headers, src: Ipv6Addr, own: bool
         _ => {}
     }
     match kind {
-        Some(icmpv6::NEIGHBOUR_ADVERT) => {
-            if body.len() < 24 || !port.v6.contains(&read_v6(body, 8)) || !options_are_own(port.mac, body, 24) {
-                return Err(DropReason::SpoofedNd);
-            }
+        Some(icmpv6::NEIGHBOUR_ADVERT)
+            if body.len() < 24
+                || !port.v6.contains(&read_v6(body, 8))
+                || !options_are_own(port.mac, body, 24) =>
+        {
+            return Err(DropReason::SpoofedNd);
         }
-        Some(icmpv6::NEIGHBOUR_SOLICIT) => {
-            if body.len() < 24 || !options_are_own(port.mac, body, 24) {
-                return Err(DropReason::SpoofedNd);
-            }
+        Some(icmpv6::NEIGHBOUR_SOLICIT) if body.len() < 24 || !options_are_own(port.mac, body, 24) => {
+            return Err(DropReason::SpoofedNd);
         }
-        Some(icmpv6::ROUTER_SOLICIT) if !options_are_own(port.mac, body, 8) => return Err(DropReason::SpoofedNd),
+        Some(icmpv6::ROUTER_SOLICIT) if !options_are_own(port.mac, body, 8) => {
+            return Err(DropReason::SpoofedNd);
+        }
         _ => {}
     }
     Ok(())

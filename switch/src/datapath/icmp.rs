@@ -148,7 +148,8 @@ fn due(frame: &[u8], headers: &Headers, src: IpAddr, dst: IpAddr, what: Error) -
     let kind = if at == 0 { None } else { frame.get(at).copied() };
     match headers.proto {
         ip_proto::ICMP if headers.net == Net::V4 => matches!(kind, Some(0 | 8 | 13 | 14)),
-        ip_proto::ICMPV6 => matches!(kind, Some(128..)),
+        // 137 is a redirect, RFC 4443 2.4(e.2).
+        ip_proto::ICMPV6 => matches!(kind, Some(128..=136 | 138..)),
         _ => true,
     }
 }
@@ -168,7 +169,8 @@ pub fn to_gateway<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -
         _ => return Verdict::Drop(DropReason::ToGateway),
     };
     let whole = headers.fragment == Fragment::Whole && at != 0 && headers.end as usize >= at + 8;
-    if !whole || cur.bytes[at] != request || cur.bytes[at + 1] != 0 || cur.meta.vnet.gso_type != GsoType::None {
+    if !whole || cur.bytes[at] != request || cur.bytes[at + 1] != 0 || cur.meta.vnet.gso_type != GsoType::None
+    {
         return Verdict::Drop(DropReason::ToGateway);
     }
     let partial = cur.meta.vnet.needs_csum;

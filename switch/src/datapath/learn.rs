@@ -4,11 +4,11 @@
 //! ports and peers are learned up to their quota. A static entry never moves: a frame with such a source from
 //! elsewhere is dropped, not learned.
 
-use super::fdb::{Fdb, Learned};
-use super::tables::{Guard, Network, Tables};
+use super::context::Context;
+use super::fdb::Learned;
+use super::tables::Guard;
 use super::trace::{Recorder, Step};
 use super::verdict::{DropReason, Egress};
-use super::counters::CounterTable;
 use packet::Headers;
 
 /// Learns the source of a frame that passed the guard.
@@ -16,39 +16,30 @@ use packet::Headers;
 /// # Errors
 /// `StaticMove`.
 #[inline]
-pub fn source<R: Recorder>(
-    fdb: &mut Fdb,
-    counters: &mut CounterTable,
-    tables: &Tables,
-    network: &Network,
-    origin: Egress,
-    frame: &[u8],
-    now_ms: u64,
-    rec: &mut R,
-) -> Result<(), DropReason> {
-    let quota = match origin {
-        Egress::Port(id) => match tables.port(id) {
+pub fn source<R: Recorder>(cx: &mut Context<'_, R>, frame: &[u8]) -> Result<(), DropReason> {
+    let quota = match cx.origin {
+        Egress::Port(id) => match cx.tables.port(id) {
             Some(port) if port.guard == Guard::Learning => port.mac_limit,
             _ => return Ok(()),
         },
         Egress::Peer(_) => u32::MAX,
     };
     let mac = Headers::src_mac(frame);
-    if let Some(&fixed) = network.statics.get(&mac) {
-        return if fixed == origin { Ok(()) } else { Err(DropReason::StaticMove) };
+    if let Some(&fixed) = cx.network.statics.get(&mac) {
+        return if fixed == cx.origin { Ok(()) } else { Err(DropReason::StaticMove) };
     }
-    match fdb.learn(network.id, mac, origin, quota, now_ms) {
+    match cx.fdb.learn(cx.network.id, mac, cx.origin, quota, cx.now_ms) {
         Learned::Refreshed => {}
-        Learned::Added => rec.step(|| Step::Learned { mac, moved: false }),
+        Learned::Added => cx.rec.step(|| Step::Learned { mac, moved: false }),
         Learned::Replaced => {
-            counters.evictions += 1;
-            rec.step(|| Step::Learned { mac, moved: false });
+            cx.counters.evictions += 1;
+            cx.rec.step(|| Step::Learned { mac, moved: false });
         }
         Learned::Moved => {
-            counters.moves += 1;
-            rec.step(|| Step::Learned { mac, moved: true });
+            cx.counters.moves += 1;
+            cx.rec.step(|| Step::Learned { mac, moved: true });
         }
-        Learned::Refused => counters.evictions += 1,
+        Learned::Refused => cx.counters.evictions += 1,
     }
     Ok(())
 }

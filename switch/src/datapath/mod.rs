@@ -259,14 +259,12 @@ impl Datapath {
         out: &mut Postbox,
         rec: &mut R,
     ) -> Verdict {
-        if let Err(reason) =
-            learn::source(&mut self.fdb, &mut self.counters, tables, network, origin, bytes, now_ms, rec)
-        {
+        let mut cx = self.context(tables, network, origin, now_ms, out, rec);
+        if let Err(reason) = learn::source(&mut cx, bytes) {
             return Verdict::Drop(reason);
         }
         meta.hash = flow::hash(&meta.headers, bytes);
         let class = classify::classify(network, &tables.node, bytes, &meta.headers);
-        let mut cx = self.context(tables, network, origin, now_ms, out, rec);
         let mut cur = Current { meta, bytes, name };
         match class {
             Class::Bridged => forward::bridge(&mut cx, &mut cur),
@@ -330,7 +328,7 @@ impl Datapath {
                         let mut cx = self.context(tables, network, nobody, now_ms, out, &mut off);
                         resolve::give_up(&mut cx, lost);
                     }
-                    None => self.counters.expired += lost.len() as u64,
+                    None => resolve::abandon(&mut self.counters, &mut self.neighbours, lost),
                 },
             }
         }
@@ -350,6 +348,8 @@ impl Datapath {
     /// A port or peer is gone: forget what was learned behind it, and fold its counters into the node's.
     pub fn forget(&mut self, gone: Egress, now_ms: u64) {
         self.fdb.flush_owner(gone);
+        let lost = self.neighbours.drop_origin(gone);
+        resolve::abandon(&mut self.counters, &mut self.neighbours, lost);
         self.neighbours.forget(now_ms, |entry| entry.owner == Some(gone));
         self.counters.retire(gone);
     }
@@ -357,7 +357,8 @@ impl Datapath {
     /// A network is gone.
     pub fn forget_network(&mut self, id: NetId) {
         self.fdb.flush(|entry| entry.network == id);
-        resolve::network_gone(&mut self.counters, &mut self.neighbours, id);
+        let lost = self.neighbours.drop_network(id);
+        resolve::abandon(&mut self.counters, &mut self.neighbours, lost);
     }
 }
 

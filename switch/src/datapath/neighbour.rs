@@ -5,7 +5,8 @@
 //! without a sign of life. Signs of life are ARP and ND packets from peers and learning ports.
 //!
 //! Limits: [`MAX_ENTRIES`] entries, of which at most half may come from listening alone, so that chatter cannot
-//! keep the router from resolving; [`QUEUE_PER_NEIGHBOUR`] and [`QUEUE_TOTAL`] waiting frames.
+//! keep the router from resolving; [`QUEUE_PER_NEIGHBOUR`], [`QUEUE_PER_ORIGIN`] and [`QUEUE_TOTAL`] waiting
+//! frames, so that a pod which scans a subnet keeps nobody else from resolving.
 
 use super::frame::OwnFrame;
 use super::hash::{Map, State};
@@ -17,6 +18,8 @@ use std::net::IpAddr;
 pub const MAX_ENTRIES: usize = 16_384;
 /// Frames that may wait for one neighbour (RFC 4861 7.2.2 asks for at least one).
 pub const QUEUE_PER_NEIGHBOUR: usize = 4;
+/// Frames of one port or peer that may wait, and addresses that may be unresolved on its account.
+pub const QUEUE_PER_ORIGIN: usize = QUEUE_TOTAL / 4;
 /// Frames that may wait altogether; each may be an offload frame of 64 KiB.
 pub const QUEUE_TOTAL: usize = 128;
 /// An entry this old is asked about again when it is used.
@@ -28,20 +31,18 @@ pub const RETRY_MS: u64 = 1000;
 /// Solicitations before giving up (RFC 4861 MAX_MULTICAST_SOLICIT).
 pub const MAX_TRIES: u8 = 3;
 
-/// A frame waiting for its next hop's MAC, rewritten except for that MAC.
+/// A frame waiting for its next hop's MAC, as it came: an ICMP error must quote it.
 #[derive(Clone, Default)]
 pub struct Held {
     /// The frame.
     pub frame: OwnFrame,
     /// Where it came from, for an ICMP error.
     pub origin: Option<Egress>,
-    /// Its Ethernet source before it was rewritten, likewise.
-    pub source: MacAddr,
 }
 
 #[derive(Clone)]
 enum Stage {
-    Incomplete { tries: u8, next_ms: u64, waiting: Vec<Held> },
+    Incomplete { asker: Egress, tries: u8, next_ms: u64, waiting: Vec<Held> },
     Known { mac: MacAddr, confirmed_ms: u64, asked_ms: u64 },
 }
 
@@ -90,6 +91,13 @@ pub struct NeighbourEntry {
     pub waiting: usize,
 }
 
+/// What one port or peer occupies.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Share {
+    pending: usize,
+    waiting: usize,
+}
+
 /// The table.
 #[derive(Clone)]
 pub struct Neighbours {
@@ -97,6 +105,8 @@ pub struct Neighbours {
     /// Keys of unresolved entries.
     pending: Vec<(NetId, IpAddr)>,
     waiting: usize,
+    /// Of whom there are how many unresolved addresses and waiting frames; nobody with none.
+    shares: Map<Egress, Share>,
     /// Frame buffers to reuse.
     spare: Vec<Held>,
 }
@@ -109,6 +119,7 @@ impl Neighbours {
             entries: Map::with_capacity_and_hasher(MAX_ENTRIES, State::new(seed)),
             pending: Vec::with_capacity(QUEUE_TOTAL),
             waiting: 0,
+            shares: Map::with_capacity_and_hasher(2 * QUEUE_TOTAL, State::new(seed)),
             spare: Vec::with_capacity(QUEUE_TOTAL),
         }
     }
@@ -119,7 +130,9 @@ impl Neighbours {
             None => Lookup::Unknown,
             Some(Stage::Incomplete { .. }) => Lookup::Pending,
             Some(Stage::Known { mac, confirmed_ms, asked_ms }) => {
-                if now_ms.saturating_sub(*confirmed_ms) >= FRESH_MS && now_ms.saturating_sub(*asked_ms) >= RETRY_MS {
+                if now_ms.saturating_sub(*confirmed_ms) >= FRESH_MS
+                    && now_ms.saturating_sub(*asked_ms) >= RETRY_MS
+                {
                     *asked_ms = now_ms;
                     Lookup::Stale(*mac)
                 } else {
@@ -141,23 +154,59 @@ impl Neighbours {
         }
     }
 
-    /// Begins to resolve an address. False when the table is full.
-    pub fn begin(&mut self, network: NetId, ip: IpAddr, now_ms: u64) -> bool {
-        if self.entries.len() >= MAX_ENTRIES || self.pending.len() >= QUEUE_TOTAL {
+    fn share(&self, who: Egress) -> Share {
+        self.shares.get(&who).copied().unwrap_or_default()
+    }
+
+    /// Gives back what an unresolved entry and its frames occupied.
+    fn settle(&mut self, asker: Egress, held: &[Held]) {
+        self.waiting -= held.len();
+        self.release(asker, |share| share.pending -= 1);
+        for origin in held.iter().filter_map(|held| held.origin) {
+            self.release(origin, |share| share.waiting -= 1);
+        }
+    }
+
+    fn release(&mut self, who: Egress, change: impl FnOnce(&mut Share)) {
+        if let Some(share) = self.shares.get_mut(&who) {
+            change(share);
+            if *share == Share::default() {
+                self.shares.remove(&who);
+            }
+        }
+    }
+
+    /// Begins to resolve an address on account of `asker`. False when the table or the asker's share is full.
+    pub fn begin(&mut self, network: NetId, ip: IpAddr, asker: Egress, now_ms: u64) -> bool {
+        let full = self.entries.len() >= MAX_ENTRIES || self.pending.len() >= QUEUE_TOTAL;
+        // An entry without room for its first frame would be of no use.
+        if full || self.share(asker).pending >= QUEUE_PER_ORIGIN || !self.has_room(asker) {
             return false;
         }
-        let state = Stage::Incomplete { tries: 1, next_ms: now_ms + RETRY_MS, waiting: Vec::new() };
+        self.shares.entry(asker).or_default().pending += 1;
+        let state = Stage::Incomplete { asker, tries: 1, next_ms: now_ms + RETRY_MS, waiting: Vec::new() };
         self.entries.insert((network, ip), Entry { state, owner: None });
         self.pending.push((network, ip));
         true
     }
 
-    /// Queues a copy of a frame for an address that is being resolved. False when a queue is full.
-    pub fn hold(&mut self, network: NetId, ip: IpAddr, fill: impl FnOnce(&mut Held)) -> bool {
-        if self.waiting >= QUEUE_TOTAL {
+    fn has_room(&self, origin: Egress) -> bool {
+        self.waiting < QUEUE_TOTAL && self.share(origin).waiting < QUEUE_PER_ORIGIN
+    }
+
+    /// Queues a copy of a frame of `origin` for an address that is being resolved. False when a queue is full.
+    pub fn hold(
+        &mut self,
+        network: NetId,
+        ip: IpAddr,
+        origin: Egress,
+        fill: impl FnOnce(&mut OwnFrame),
+    ) -> bool {
+        if !self.has_room(origin) {
             return false;
         }
-        let Some(Entry { state: Stage::Incomplete { waiting, .. }, .. }) = self.entries.get_mut(&(network, ip))
+        let Some(Entry { state: Stage::Incomplete { waiting, .. }, .. }) =
+            self.entries.get_mut(&(network, ip))
         else {
             return false;
         };
@@ -165,10 +214,12 @@ impl Neighbours {
             return false;
         }
         let mut held = self.spare.pop().unwrap_or_default();
+        held.origin = Some(origin);
         held.frame.bytes.clear();
-        fill(&mut held);
+        fill(&mut held.frame);
         waiting.push(held);
         self.waiting += 1;
+        self.shares.entry(origin).or_default().waiting += 1;
         true
     }
 
@@ -188,9 +239,9 @@ impl Neighbours {
             Some(entry) => {
                 entry.owner = Some(owner);
                 match std::mem::replace(&mut entry.state, known) {
-                    Stage::Incomplete { waiting, .. } => {
+                    Stage::Incomplete { asker, waiting, .. } => {
                         self.pending.retain(|key| *key != (network, ip));
-                        self.waiting -= waiting.len();
+                        self.settle(asker, &waiting);
                         waiting
                     }
                     Stage::Known { .. } => Vec::new(),
@@ -232,7 +283,7 @@ impl Neighbours {
     pub fn poll(&mut self, now_ms: u64) -> Option<Due> {
         for i in 0..self.pending.len() {
             let key = self.pending[i];
-            let Some(Entry { state: Stage::Incomplete { tries, next_ms, waiting }, .. }) =
+            let Some(Entry { state: Stage::Incomplete { asker, tries, next_ms, waiting }, .. }) =
                 self.entries.get_mut(&key)
             else {
                 continue;
@@ -245,8 +296,8 @@ impl Neighbours {
                 *next_ms = now_ms + RETRY_MS;
                 return Some(Due::Retry(key.0, key.1));
             }
-            let lost = std::mem::take(waiting);
-            self.waiting -= lost.len();
+            let (asker, lost) = (*asker, std::mem::take(waiting));
+            self.settle(asker, &lost);
             self.pending.swap_remove(i);
             self.entries.remove(&key);
             return Some(Due::GiveUp(key.0, key.1, lost));
@@ -260,28 +311,49 @@ impl Neighbours {
         self.entries.retain(|&(network, ip), entry| match entry.state {
             Stage::Incomplete { .. } => true,
             Stage::Known { mac, confirmed_ms, .. } => {
-                let listed =
-                    NeighbourEntry { network, ip, mac: Some(mac), owner: entry.owner, confirmed_ms, waiting: 0 };
+                let listed = NeighbourEntry {
+                    network,
+                    ip,
+                    mac: Some(mac),
+                    owner: entry.owner,
+                    confirmed_ms,
+                    waiting: 0,
+                };
                 now_ms.saturating_sub(confirmed_ms) < LIFETIME_MS && !doomed(&listed)
             }
         });
         (before - self.entries.len()) as u64
     }
 
+    /// Takes out the waiting frames that came from a port or peer that is gone: its number may be reused.
+    pub fn drop_origin(&mut self, gone: Egress) -> Vec<Held> {
+        let mut lost = Vec::new();
+        for key in &self.pending {
+            if let Some(Entry { state: Stage::Incomplete { waiting, .. }, .. }) = self.entries.get_mut(key) {
+                lost.extend(waiting.extract_if(.., |held| held.origin == Some(gone)));
+            }
+        }
+        self.waiting -= lost.len();
+        self.release(gone, |share| share.waiting -= lost.len());
+        lost
+    }
+
     /// Drops everything of a network that is gone; returns the frames that waited.
     pub fn drop_network(&mut self, network: NetId) -> Vec<Held> {
         let mut lost = Vec::new();
-        self.entries.retain(|key, entry| {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.retain(|key, entry| {
             if key.0 != network {
                 return true;
             }
-            if let Stage::Incomplete { waiting, .. } = &mut entry.state {
+            if let Stage::Incomplete { asker, waiting, .. } = &mut entry.state {
+                self.settle(*asker, waiting);
                 lost.append(waiting);
             }
             false
         });
+        self.entries = entries;
         self.pending.retain(|key| key.0 != network);
-        self.waiting -= lost.len();
         lost
     }
 

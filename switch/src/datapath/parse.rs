@@ -13,7 +13,7 @@ use packet::{Fragment, GsoType, Headers, Net, VnetHdr, checksum, ip_proto};
 #[inline]
 pub fn frame(bytes: &[u8], vnet: &VnetHdr) -> Result<Headers, DropReason> {
     let headers = Headers::parse(bytes).map_err(|_| DropReason::Malformed)?;
-    if vnet.needs_csum {
+    if vnet.needs_csum || vnet.is_gso() {
         checked_offload(&headers, vnet, bytes.len())?;
     }
     Ok(headers)
@@ -31,7 +31,9 @@ fn checked_offload(headers: &Headers, vnet: &VnetHdr, len: usize) -> Result<(), 
         GsoType::Tcp6 => (Net::V6, ip_proto::TCP),
         GsoType::UdpL4 => (headers.net, ip_proto::UDP),
     };
-    let agrees = headers.net == net
+    let agrees = vnet.needs_csum
+        && vnet.gso_size > 0
+        && headers.net == net
         && headers.proto == proto
         && headers.l4 != 0
         && headers.fragment == Fragment::Whole

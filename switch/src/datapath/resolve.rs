@@ -6,7 +6,7 @@ use super::frame::{Frame, FrameRef, Ingress};
 use super::icmp;
 use super::neighbour::{Held, Lookup};
 use super::trace::{Recorder, Step};
-use super::verdict::{DropReason, Egress, NetId, Verdict};
+use super::verdict::{DropReason, Egress, Verdict};
 use super::{egress, forward, reply, route};
 use packet::{MacAddr, VnetHdr};
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ pub fn deliver<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, hop:
         }
         Lookup::Pending => wait(cx, cur, hop),
         Lookup::Unknown => {
-            if !cx.neighbours.begin(cx.network.id, hop, cx.now_ms) {
+            if !cx.neighbours.begin(cx.network.id, hop, cx.origin, cx.now_ms) {
                 return Verdict::Drop(DropReason::NeighbourQueue);
             }
             solicit(cx, hop);
@@ -51,11 +51,12 @@ fn to_mac<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, mac: MacA
             cx.rec.step(|| Step::FdbHit { egress, fixed });
             finish(cx, cur, egress, mac)
         }
-        None => {
-            let own = cx.own_mac(Egress::Port(super::PortId(0)));
-            route::rewrite(cur, mac, own);
+        None if cx.network.flood_unknown => {
+            // The one source that both pods and peers accept: peers refuse the gateway's.
+            route::rewrite(cur, mac, cx.tables.node.router_mac);
             forward::flood(cx, cur, true)
         }
+        None => Verdict::Drop(DropReason::UnknownUnicast),
     }
 }
 
@@ -81,14 +82,11 @@ pub fn finish<R: Recorder>(
 #[cold]
 fn wait<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, hop: IpAddr) -> Verdict {
     cx.rec.step(|| Step::Resolving { ip: hop });
-    let origin = cx.origin;
-    let held = cx.neighbours.hold(cx.network.id, hop, |held| {
-        held.origin = Some(origin);
-        held.source = packet::Headers::src_mac(cur.bytes);
-        held.frame.bytes.extend_from_slice(cur.bytes);
-        held.frame.vnet = cur.meta.vnet;
-        held.frame.headers = cur.meta.headers;
-        held.frame.hash = cur.meta.hash;
+    let held = cx.neighbours.hold(cx.network.id, hop, cx.origin, |frame| {
+        frame.bytes.extend_from_slice(cur.bytes);
+        frame.vnet = cur.meta.vnet;
+        frame.headers = cur.meta.headers;
+        frame.hash = cur.meta.hash;
     });
     if held { Verdict::Held } else { Verdict::Drop(DropReason::NeighbourQueue) }
 }
@@ -109,7 +107,11 @@ pub fn solicit<R: Recorder>(cx: &mut Context<'_, R>, ip: IpAddr) {
 
 /// ARP or ND said that `ip` is at `mac`: remember it and send what waited.
 pub fn heard<R: Recorder>(cx: &mut Context<'_, R>, ip: IpAddr, mac: MacAddr, create: bool) {
-    if !mac.is_unicast() || ip.is_unspecified() || ip.is_multicast() || cx.network.neighbours.contains_key(&ip) {
+    if !mac.is_unicast()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || cx.network.neighbours.contains_key(&ip)
+    {
         return;
     }
     let waiting = cx.neighbours.confirm((cx.network.id, ip), mac, cx.origin, cx.now_ms, create);
@@ -122,7 +124,7 @@ pub fn heard<R: Recorder>(cx: &mut Context<'_, R>, ip: IpAddr, mac: MacAddr, cre
 fn release<R: Recorder>(cx: &mut Context<'_, R>, mut held: Held, mac: MacAddr) {
     let answered_by = cx.origin;
     let Some((number, own)) = cx.out.generated.make() else {
-        cx.counters.expired += 1;
+        cx.counters.expire(held.origin);
         cx.neighbours.recycle(held);
         return;
     };
@@ -138,8 +140,7 @@ fn release<R: Recorder>(cx: &mut Context<'_, R>, mut held: Held, mac: MacAddr) {
         headers: frame.headers,
         hash: frame.hash,
     };
-    let mut cur =
-        Current { meta: &mut meta, bytes: &mut frame.bytes, name: FrameRef::Generated(number) };
+    let mut cur = Current { meta: &mut meta, bytes: &mut frame.bytes, name: FrameRef::Generated(number) };
     cx.origin = held.origin.unwrap_or(answered_by);
     let verdict = if cx.tables.exists(cx.origin) {
         finish(cx, &mut cur, answered_by, mac)
@@ -151,7 +152,7 @@ fn release<R: Recorder>(cx: &mut Context<'_, R>, mut held: Held, mac: MacAddr) {
     *cx.out.generated.get_mut(number) = frame;
     match verdict {
         Verdict::Unicast(_) => cx.counters.released += 1,
-        _ => cx.counters.expired += 1,
+        _ => cx.counters.expire(held.origin),
     }
     cx.neighbours.recycle(held);
 }
@@ -159,7 +160,7 @@ fn release<R: Recorder>(cx: &mut Context<'_, R>, mut held: Held, mac: MacAddr) {
 /// Nobody answered: the frames that waited are lost, their sources are told.
 pub fn give_up<R: Recorder>(cx: &mut Context<'_, R>, lost: Vec<Held>) {
     for held in lost {
-        cx.counters.expired += 1;
+        cx.counters.expire(held.origin);
         if let Some(origin) = held.origin
             && cx.tables.exists(origin)
         {
@@ -170,11 +171,10 @@ pub fn give_up<R: Recorder>(cx: &mut Context<'_, R>, lost: Vec<Held>) {
     }
 }
 
-/// The network a held frame belongs to is gone.
-pub fn network_gone(counters: &mut super::CounterTable, neighbours: &mut super::Neighbours, network: NetId) {
-    let lost = neighbours.drop_network(network);
-    counters.expired += lost.len() as u64;
+/// Where held frames came from or belong to is gone: they are lost, and there is nobody to tell.
+pub fn abandon(counters: &mut super::CounterTable, neighbours: &mut super::Neighbours, lost: Vec<Held>) {
     for held in lost {
+        counters.expire(held.origin);
         neighbours.recycle(held);
     }
 }

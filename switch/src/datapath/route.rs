@@ -26,12 +26,19 @@ pub fn route<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Ver
         return Verdict::Drop(DropReason::BadIpChecksum);
     }
     if cx.network.is_gateway_ip(dst) {
+        // On-link sources are welcome, impossible ones and our own are not.
+        if !(is_routable(src) || is_link_local(src)) || cx.network.is_gateway_ip(src) {
+            return Verdict::Drop(DropReason::Martian);
+        }
         return icmp::to_gateway(cx, cur);
     }
     if !is_routable(src) || !is_routable(dst) {
         return Verdict::Drop(DropReason::Martian);
     }
     if ttl(cur.bytes, &headers) <= 1 {
+        if is_subnet_broadcast(cx, dst) {
+            return Verdict::Drop(DropReason::Martian);
+        }
         icmp::error(cx, cur, Error::TimeExceeded);
         return Verdict::Drop(DropReason::TtlExceeded);
     }
@@ -63,12 +70,17 @@ pub fn route<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Ver
 /// May this address be the source or destination of a forwarded packet?
 fn is_routable(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => {
-            !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_link_local() || ip.octets()[0] >= 240)
-        }
+        IpAddr::V4(ip) => !(matches!(ip.octets()[0], 0 | 127 | 224..) || ip.is_link_local()),
         IpAddr::V6(ip) => {
             !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local())
         }
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

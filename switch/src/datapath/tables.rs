@@ -26,8 +26,10 @@ pub struct Tables {
     pub networks: Vec<Option<Arc<Network>>>,
     /// VNI to network.
     pub by_vni: Map<u32, NetId>,
-    /// Outer source address to peer.
+    /// Outer source address to peer: the one for all networks, or any of those for one network each.
     pub by_remote: Map<IpAddr, PeerId>,
+    /// Peers that are limited to one network.
+    pub by_remote_network: Map<(IpAddr, NetId), PeerId>,
     /// This node.
     pub node: Node,
 }
@@ -86,6 +88,8 @@ pub struct Peer {
     pub router_mac: MacAddr,
     /// Largest inner IP packet that fits the underlay, in bytes.
     pub mtu: u32,
+    /// The one network it takes part in; `None` for all.
+    pub network: Option<NetId>,
     /// If set, inner sources must be inside.
     pub sources: Option<Arc<Sources>>,
 }
@@ -250,7 +254,12 @@ impl Tables {
     /// Empty tables whose maps hash with `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { by_vni: Map::with_hasher(State::new(seed)), by_remote: Map::with_hasher(State::new(seed)), ..Self::default() }
+        Self {
+            by_vni: Map::with_hasher(State::new(seed)),
+            by_remote: Map::with_hasher(State::new(seed)),
+            by_remote_network: Map::with_hasher(State::new(seed)),
+            ..Self::default()
+        }
     }
 
     /// The port with this number.
@@ -265,6 +274,17 @@ impl Tables {
     #[must_use]
     pub fn peer(&self, id: PeerId) -> Option<&Peer> {
         self.peers.get(id.0 as usize)?.as_deref()
+    }
+
+    /// Which peer a datagram from `remote` for `network` belongs to, given that `known` is a peer there: itself,
+    /// or another entry for the same node that is limited to that network.
+    #[inline]
+    #[must_use]
+    pub fn peer_on(&self, known: PeerId, remote: IpAddr, network: NetId) -> Option<PeerId> {
+        match self.peer(known)?.network {
+            Some(only) if only != network => self.by_remote_network.get(&(remote, network)).copied(),
+            _ => Some(known),
+        }
     }
 
     /// The network with this number.

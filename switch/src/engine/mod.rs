@@ -33,6 +33,8 @@ pub const BATCH_FRAMES: usize = 1024;
 struct Slot<P> {
     io: P,
     caps: Caps,
+    /// Listed among the dead ports already: every frame posted to it would say so again.
+    dead: bool,
 }
 
 /// Ports, sockets, tables and a data path.
@@ -91,7 +93,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                     self.ports.resize_with(at + 1, || None);
                 }
                 self.dead.retain(|dead| *dead != id);
-                self.ports[at] = Some(Slot { io: port, caps });
+                self.ports[at] = Some(Slot { io: port, caps, dead: false });
                 return Effect::Watch(id);
             }
             Command::RemovePort(id) => {

@@ -43,7 +43,9 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 Err(e) => match IoFault::of(&e) {
                     IoFault::WouldBlock => return Filled::Drained,
                     IoFault::PortGone => {
-                        self.dead.push(id);
+                        if !std::mem::replace(&mut slot.dead, true) {
+                            self.dead.push(id);
+                        }
                         return Filled::Gone;
                     }
                     IoFault::Transient => {
@@ -109,7 +111,9 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 tos: datagram.tos,
                 encap: datagram.encap,
             };
-            for range in datagram.ranges() {
+            // An empty datagram is one datagram too: it gets its verdict like any other.
+            let empty = (datagram.len == 0).then_some(0..0);
+            for range in datagram.ranges().chain(empty) {
                 self.batch.frames.push(Frame {
                     buffer,
                     head: range.start as u32,

@@ -44,7 +44,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                             counters: &mut self.datapath.counters,
                             merger: &mut self.merger,
                         };
-                        if !to.send(slot, list) {
+                        if !to.send(slot, list) && !std::mem::replace(&mut slot.dead, true) {
                             self.dead.push(id);
                         }
                     }
@@ -146,7 +146,7 @@ impl ToPeer<'_> {
             counters.send_drop(DropReason::EgressGone, list.len() as u64);
             return;
         };
-        let to = PeerAddr { id: self.id.0, addr: SocketAddr::new(peer.remote, peer.port) };
+        let to = PeerAddr { id: self.id.0, addr: SocketAddr::new(peer.remote, peer.port), checksum: peer.checksum };
         let (batch, out) = (self.batch, self.out);
         let frames = list.iter().map(|posted| {
             let (bytes, headers, vnet, hash) = resolve(batch, out, posted);

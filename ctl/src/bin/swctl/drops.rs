@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::context::{Context, Done, Outcome};
 use crate::fdb::dev;
+use crate::ledger::Ledger;
 use crate::print::{Row, or_dash};
 
 #[derive(clap::Args, Debug)]
@@ -22,6 +23,13 @@ pub struct Args {
 enum By {
     Reason,
     Source,
+}
+
+/// Both from one moment, so that the sums can be checked.
+#[derive(Serialize)]
+struct Report {
+    ledger: Ledger,
+    drops: Vec<View>,
 }
 
 #[derive(Serialize)]
@@ -79,7 +87,12 @@ pub fn run(args: &Args, context: &mut Context) -> Done {
             row.sources.push(Source { dev, count: s.count });
         }
     }
-    if context.print.json || args.by == By::Reason {
+    let ledger = Ledger::from(reply.ledger.unwrap_or_default());
+    if context.print.json {
+        context.print.object(&Report { ledger, drops: rows })?;
+        return Ok(Outcome::Done);
+    }
+    if args.by == By::Reason {
         context.print.list(&rows)?;
     } else {
         let cells = |r: &View, s: &Source| {
@@ -88,12 +101,9 @@ pub fn run(args: &Args, context: &mut Context) -> Done {
         let lines = rows.iter().flat_map(|r| r.sources.iter().map(move |s| cells(r, s))).collect();
         context.print.table(&["REASON", "PORT/PEER", "COUNT"], lines)?;
     }
-    if let Some(l) = reply.ledger.filter(|_| !context.print.json && !context.global.no_headers) {
+    if !context.global.no_headers {
         context.print.line("")?;
-        context.print.line(&format!(
-            "frames in {} = forwarded {} + answered {} + dropped {}",
-            l.frames_in, l.frames_forwarded, l.frames_answered, l.frames_dropped
-        ))?;
+        context.print.line(&format!("frames {}", ledger.line()))?;
     }
     Ok(Outcome::Done)
 }

@@ -10,6 +10,7 @@ mod document;
 mod drops;
 mod fdb;
 mod generate;
+mod ledger;
 mod neigh;
 mod network;
 mod peer;

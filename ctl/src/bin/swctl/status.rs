@@ -5,6 +5,7 @@ use serde::Serialize;
 use std::time::Duration;
 
 use crate::context::{Context, Done, Outcome};
+use crate::ledger::Ledger;
 use crate::print::{or_dash, span};
 
 #[derive(clap::Args, Debug)]
@@ -43,15 +44,6 @@ struct Offload {
 }
 
 #[derive(Serialize)]
-struct Ledger {
-    frames_in: u64,
-    frames_forwarded: u64,
-    frames_answered: u64,
-    frames_dropped: u64,
-    frames_out: u64,
-}
-
-#[derive(Serialize)]
 struct Degraded {
     object: String,
     message: String,
@@ -78,13 +70,7 @@ impl From<proto::Status> for View {
             peers_up: s.peers_up,
             peers_down: s.peers_down,
             offload: Offload { tap: o.tap, udp_gso_segments: o.udp_gso_segments, udp_gro: o.udp_gro },
-            ledger: Ledger {
-                frames_in: l.frames_in,
-                frames_forwarded: l.frames_forwarded,
-                frames_answered: l.frames_answered,
-                frames_dropped: l.frames_dropped,
-                frames_out: l.frames_out,
-            },
+            ledger: l.into(),
             degraded: s.degraded.into_iter().map(degraded).collect(),
         }
     }
@@ -111,7 +97,6 @@ fn table(v: &View, context: &mut Context) -> std::io::Result<()> {
     };
     let gro = if v.offload.udp_gro { "on" } else { "off" };
     let applied = if v.applied_generation == v.generation { "applied" } else { "not yet applied" };
-    let l = &v.ledger;
     let rows = [
         ("generation", format!("{} ({applied})", v.generation)),
         ("underlay", or_dash(v.underlay.clone().unwrap_or_default())),
@@ -120,13 +105,7 @@ fn table(v: &View, context: &mut Context) -> std::io::Result<()> {
         ("ports", format!("{} up / {} down", v.ports_up, v.ports_down)),
         ("peers", format!("{} up / {} down", v.peers_up, v.peers_down)),
         ("offload", format!("TAP: {}   UDP: gso {gso}, gro {gro}", or_dash(v.offload.tap.join(",")))),
-        (
-            "frames",
-            format!(
-                "in {} = forwarded {} + answered {} + dropped {}",
-                l.frames_in, l.frames_forwarded, l.frames_answered, l.frames_dropped
-            ),
-        ),
+        ("frames", v.ledger.line()),
     ];
     for (key, value) in rows {
         print.line(&format!("  {key:<12}{value}"))?;

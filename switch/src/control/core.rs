@@ -1,0 +1,294 @@
+//! The state of the control thread and how it changes.
+//!
+//! A change is a whole new desired state. [`Core::commit`] checks it, writes it, and only when it is durable
+//! makes it the current one; whatever fails before that leaves everything as it was. What follows cannot fail
+//! as a whole: [`Core::converge`] brings devices and tables after it, object by object, and what does not
+//! work is reported and tried again.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ctl::desired::{DesiredState, Port};
+use ctl::error::{ApiError, Reason};
+use tokio::sync::watch;
+
+use super::program::{self, Answer, Program, ProgramError};
+use super::publish::{Numbers, Publisher};
+use super::reconcile::{Actual, Up};
+use super::state::{Loaded, Store};
+use super::{Settings, derive, rules};
+use crate::datapath::{Egress, NetId, PeerId, Tables};
+use crate::engine::{Command, Inspection};
+use crate::io::Opener;
+
+/// A peer as published: a change of it makes what was learned behind it worthless.
+type Identity = (std::net::IpAddr, Option<String>);
+
+/// Desired state, devices, and what was told to the worker.
+pub struct Core {
+    pub(super) settings: Settings,
+    pub(super) desired: DesiredState,
+    /// Of the desired state.
+    pub(super) generation: u64,
+    /// Highest number ever given to a state, acknowledged or not.
+    attempted: u64,
+    store: Store,
+    pub(super) opener: Box<dyn Opener + Send>,
+    pub(super) worker: Box<dyn Program>,
+    pub(super) ports: BTreeMap<String, Actual>,
+    pub(super) ids: Numbers,
+    /// Where the next look at devices begins.
+    pub(super) look_from: usize,
+    peers: BTreeMap<String, Identity>,
+    publisher: Publisher,
+    tables: Arc<Tables>,
+    /// Desired generations and the tables that first contained them, oldest first.
+    epochs: VecDeque<(u64, u64)>,
+    applied: watch::Sender<u64>,
+    /// About the state file as found at start.
+    load_problem: Option<String>,
+    save_problem: Option<String>,
+}
+
+impl Core {
+    pub(super) fn new(
+        settings: Settings,
+        store: Store,
+        loaded: Loaded,
+        opener: Box<dyn Opener + Send>,
+        worker: Box<dyn Program>,
+        applied: watch::Sender<u64>,
+    ) -> Self {
+        if let Some(problem) = &loaded.problem {
+            tracing::error!("{problem}");
+        }
+        Self {
+            publisher: Publisher::new(settings.seed),
+            tables: Arc::new(Tables::new(settings.seed)),
+            settings,
+            desired: loaded.desired,
+            generation: loaded.generation,
+            attempted: loaded.generation,
+            store,
+            opener,
+            worker,
+            ports: BTreeMap::new(),
+            ids: Numbers::default(),
+            look_from: 0,
+            peers: BTreeMap::new(),
+            epochs: VecDeque::new(),
+            applied,
+            load_problem: loaded.problem,
+            save_problem: None,
+        }
+    }
+
+    /// Makes `next` the desired state. Returns its generation.
+    ///
+    /// # Errors
+    /// What [`DesiredState::check`] and the switch's own rules say, or [`Reason::NotDurable`]. Then nothing
+    /// has changed.
+    pub fn commit(&mut self, next: DesiredState) -> Result<u64, ApiError> {
+        self.check(&next)?;
+        self.save(next)?;
+        self.converge(Instant::now())?;
+        Ok(self.generation)
+    }
+
+    /// Checks a state without making it the current one.
+    ///
+    /// # Errors
+    /// See [`Core::commit`].
+    pub fn check(&self, next: &DesiredState) -> Result<(), ApiError> {
+        next.check()?;
+        rules::check(&self.settings, next)
+    }
+
+    fn save(&mut self, next: DesiredState) -> Result<(), ApiError> {
+        self.attempted += 1;
+        if let Err(e) = self.store.save(&next, self.attempted) {
+            tracing::error!("a change was not made: {e}");
+            self.save_problem = Some(format!("the last change was not made: {e}"));
+            return Err(ApiError::new(Reason::NotDurable, format!("the change was not made: {e}"))
+                .hint("make room on the disk of the state directory, and repeat"));
+        }
+        self.save_problem = None;
+        self.desired = next;
+        self.generation = self.attempted;
+        Ok(())
+    }
+
+    /// Adds a port and answers when its pod can use it.
+    ///
+    /// # Errors
+    /// As [`Core::commit`], and why the device could not be made. Then nothing has changed.
+    pub fn add_port(&mut self, port: Port) -> Result<u64, ApiError> {
+        let mut next = self.desired.clone();
+        next.ports.push(port.clone());
+        self.check(&next)?;
+        let up = self.open(&next, &port)?;
+        let name = port.name;
+        if let Err(e) = self.save(next) {
+            self.undo_open(&name, up);
+            return Err(e);
+        }
+        self.ports.insert(name, Actual::Up(up));
+        self.converge(Instant::now())?;
+        Ok(self.generation)
+    }
+
+    /// Opens a declared port that is not open, now, for a client that waits for it.
+    ///
+    /// # Errors
+    /// Why the device could not be made.
+    pub fn retry_port(&mut self, name: &str) -> Result<(), ApiError> {
+        if matches!(self.ports.get(name), Some(Actual::Up(_))) {
+            return Ok(());
+        }
+        let desired = self.desired.clone();
+        let Some(port) = desired.ports.iter().find(|p| p.name == name) else { return Err(ApiError::no_port(name)) };
+        let up = self.open(&desired, port)?;
+        self.ports.insert(name.to_owned(), Actual::Up(up));
+        self.publish()?;
+        Ok(())
+    }
+
+    /// Brings devices and tables after the desired state.
+    ///
+    /// # Errors
+    /// When the worker has ended.
+    pub fn converge(&mut self, now: Instant) -> Result<(), ProgramError> {
+        self.number_objects();
+        self.close_stale()?;
+        self.open_due(now)?;
+        self.publish()?;
+        self.epochs.push_back((self.generation, self.tables.generation));
+        let applied = *self.applied.borrow();
+        // Only the newest of the pairs that are in force is of any further use.
+        while self.epochs.get(1).is_some_and(|(_, epoch)| *epoch <= applied) {
+            self.epochs.pop_front();
+        }
+        self.forget_gone()
+    }
+
+    /// Gives numbers to networks and to the peers that can be reached.
+    fn number_objects(&mut self) {
+        for network in &self.desired.networks {
+            self.ids.networks.take(&network.name);
+        }
+        for peer in &self.desired.peers {
+            if derive::peer_problem(&self.settings, peer).is_none() {
+                self.ids.peers.take(&peer.name);
+            }
+        }
+    }
+
+    /// Sends the tables for what is open now.
+    pub(super) fn publish(&mut self) -> Result<(), ProgramError> {
+        let desired = std::mem::take(&mut self.desired);
+        let published = self.publish_for(&desired);
+        self.desired = desired;
+        published
+    }
+
+    /// The same, while the desired state is held elsewhere.
+    pub(super) fn publish_for(&mut self, desired: &DesiredState) -> Result<(), ProgramError> {
+        self.hand_over()?;
+        let epoch = self.tables.generation + 1;
+        let tables = Arc::new(self.publisher.build(epoch, &self.settings, desired, &self.ids));
+        self.worker.send(Command::Publish(tables.clone()))?;
+        self.tables = tables;
+        let applied = self.applied.clone();
+        self.worker.send(Command::Inspect(Box::new(move |i| {
+            let in_force = i.tables.generation;
+            applied.send_replace(in_force);
+        })))
+    }
+
+    /// Tells the worker about peers and networks that are no longer in the tables, and frees their numbers.
+    fn forget_gone(&mut self) -> Result<(), ProgramError> {
+        let identity = |p: &ctl::desired::Peer| (p.name.clone(), (p.remote, p.network.clone()));
+        let now: BTreeMap<String, Identity> = self
+            .desired
+            .peers
+            .iter()
+            .filter(|p| self.ids.peers.get(&p.name).is_some())
+            .map(identity)
+            .collect();
+        for (name, before) in std::mem::take(&mut self.peers) {
+            let current = now.get(&name);
+            if current == Some(&before) {
+                continue;
+            }
+            if let Some(id) = self.ids.peers.get(&name) {
+                self.worker.send(Command::Forget(Egress::Peer(PeerId(id))))?;
+            }
+            if current.is_none() {
+                self.ids.peers.release(&name);
+            }
+        }
+        self.peers = now;
+        let networks: HashSet<&str> = self.desired.networks.iter().map(|n| n.name.as_str()).collect();
+        let gone: Vec<(u32, String)> =
+            self.ids.networks.iter().filter(|(_, n)| !networks.contains(n)).map(|(id, n)| (id, n.to_owned())).collect();
+        for (id, name) in gone {
+            if let Ok(id) = u16::try_from(id) {
+                self.worker.send(Command::ForgetNetwork(NetId(id)))?;
+            }
+            self.ids.networks.release(&name);
+        }
+        Ok(())
+    }
+
+    /// Asks the worker something, after everything sent so far. Do not wait while holding the lock.
+    ///
+    /// # Errors
+    /// When the worker has ended.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Inspection<'_>) -> T + Send + 'static,
+    ) -> Result<Answer<T>, ProgramError> {
+        program::ask(&*self.worker, question)
+    }
+
+    /// The desired generation that tables of this generation contain.
+    #[must_use]
+    pub fn applied_generation(&self, epoch: u64) -> u64 {
+        self.epochs.iter().rev().find(|(_, e)| *e <= epoch).map_or(0, |(generation, _)| *generation)
+    }
+
+    /// The tables sent last.
+    #[must_use]
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// What is wrong with the state file.
+    pub(super) fn state_problems(&self) -> impl Iterator<Item = (String, &'static str)> + '_ {
+        let load = self.load_problem.clone().map(|p| (p, "compare with `swctl export`, repeat what is missing"));
+        let save = self.save_problem.clone().map(|p| (p, "make room on the disk of the state directory"));
+        let unsure = self.store.unsure().then(|| {
+            let text = "the state on disk may be newer than what was acknowledged".to_owned();
+            (text, "the next change that succeeds puts it right")
+        });
+        load.into_iter().chain(save).chain(unsure)
+    }
+
+    /// An open port.
+    #[must_use]
+    pub(super) fn up(&self, name: &str) -> Option<&Up> {
+        match self.ports.get(name)? {
+            Actual::Up(up) => Some(up),
+            Actual::Down(_) => None,
+        }
+    }
+
+    /// Ends the worker.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn stop(&self) -> Result<(), ProgramError> {
+        self.worker.send(Command::Stop)
+    }
+}

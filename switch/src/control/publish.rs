@@ -1,0 +1,404 @@
+//! From the desired state and what is really there to the tables of the data path.
+//!
+//! Each object is first described by a *recipe*: plain values, sorted, complete. Where the recipe is that of
+//! the generation before, the object of the generation before is used again, so a change costs the worker's
+//! cache no more than what changed, and two generations can be compared. Cost: linear in ports, peers, routes
+//! and entries; a flood list is rebuilt only with its network.
+//!
+//! A name that has no number (a port that is not open, a peer that cannot be reached) is left out wherever it
+//! occurs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ctl::desired::{self, DesiredState, Place, RouteTarget};
+use ipnet::IpNet;
+use packet::{MacAddr, Vni};
+use tunnel::Encap;
+
+use super::ids::Ids;
+use super::{Settings, derive};
+use crate::datapath::{
+    Adjacency, Egress, Fib, Guard, Map, NetId, Network, Node, Peer, PeerId, Port, PortId, Sources, State, Tables,
+    Target, gateway_mac,
+};
+
+/// The numbers in use. Only what has a number is published.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// Open ports.
+    pub ports: Ids,
+    /// Peers that can be reached.
+    pub peers: Ids,
+    /// Networks.
+    pub networks: Ids,
+}
+
+impl Numbers {
+    /// The name of a port or peer.
+    #[must_use]
+    pub fn egress(&self, egress: Egress) -> Option<&str> {
+        match egress {
+            Egress::Port(id) => self.ports.name(id.0),
+            Egress::Peer(id) => self.peers.name(id.0),
+        }
+    }
+
+    /// The name of a network.
+    #[must_use]
+    pub fn network(&self, id: NetId) -> Option<&str> {
+        self.networks.name(u32::from(id.0))
+    }
+
+    fn port_id(&self, name: &str) -> Option<PortId> {
+        self.ports.get(name).map(PortId)
+    }
+
+    fn peer_id(&self, name: &str) -> Option<PeerId> {
+        self.peers.get(name).map(PeerId)
+    }
+}
+
+#[derive(PartialEq, Clone)]
+struct PortRecipe {
+    network: NetId,
+    mac: MacAddr,
+    guarded: bool,
+    ips: Vec<IpAddr>,
+    mtu: u32,
+    mac_limit: u32,
+}
+
+#[derive(PartialEq, Clone)]
+struct PeerRecipe {
+    remote: IpAddr,
+    port: u16,
+    encap: Encap,
+    checksum: bool,
+    router_mac: MacAddr,
+    mtu: u32,
+    network: Option<NetId>,
+    sources: Vec<IpNet>,
+}
+
+#[derive(PartialEq, Clone)]
+struct NetworkRecipe {
+    vni: Vni,
+    gateways: Vec<IpNet>,
+    statics: BTreeMap<MacAddr, Egress>,
+    neighbours: BTreeMap<IpAddr, Adjacency>,
+    routes: BTreeMap<IpNet, Target>,
+    ports: Vec<Egress>,
+    learning: Vec<Egress>,
+    segment: Vec<Egress>,
+    flood: bool,
+    ageing_ms: u64,
+}
+
+/// Objects of the last generation with their recipes, by number.
+struct Kept<R, T>(Vec<Option<(R, Arc<T>)>>);
+
+impl<R: PartialEq, T> Kept<R, T> {
+    fn update(&mut self, id: usize, recipe: R, make: impl FnOnce(&R) -> T) -> Arc<T> {
+        if id >= self.0.len() {
+            self.0.resize_with(id + 1, || None);
+        }
+        if let Some((old, object)) = &self.0[id]
+            && *old == recipe
+        {
+            return object.clone();
+        }
+        let object = Arc::new(make(&recipe));
+        self.0[id] = Some((recipe, object.clone()));
+        object
+    }
+
+    /// Forgets what has no number any more.
+    fn prune(&mut self, ids: &Ids) {
+        self.0.truncate(ids.span());
+        for (id, slot) in self.0.iter_mut().enumerate() {
+            if ids.name(id as u32).is_none() {
+                *slot = None;
+            }
+        }
+    }
+}
+
+/// Builds tables, one generation after the other.
+pub struct Publisher {
+    seed: u64,
+    ports: Kept<PortRecipe, Port>,
+    peers: Kept<PeerRecipe, Peer>,
+    networks: Kept<NetworkRecipe, Network>,
+}
+
+impl Publisher {
+    /// One whose maps hash with `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { seed, ports: Kept(Vec::new()), peers: Kept(Vec::new()), networks: Kept(Vec::new()) }
+    }
+
+    /// The tables for this state.
+    pub fn build(&mut self, generation: u64, settings: &Settings, desired: &DesiredState, ids: &Numbers) -> Tables {
+        let mut tables = Tables::new(self.seed);
+        tables.generation = generation;
+        tables.node = Node {
+            underlay: settings.underlay.map(|u| u.addr),
+            router_mac: derive::own_router_mac(settings),
+            tunnel_ports: vec![settings.vxlan_port, settings.geneve_port],
+        };
+        tables.ports = vec![None; ids.ports.span()];
+        tables.peers = vec![None; ids.peers.span()];
+        tables.networks = vec![None; ids.networks.span()];
+        self.ports.prune(&ids.ports);
+        self.peers.prune(&ids.peers);
+        self.networks.prune(&ids.networks);
+
+        for peer in &desired.peers {
+            let Some(id) = ids.peer_id(&peer.name) else { continue };
+            let recipe = PeerRecipe {
+                remote: peer.remote,
+                port: derive::peer_port(settings, peer),
+                encap: derive::encap(peer.encap),
+                checksum: peer.checksum,
+                router_mac: derive::peer_mac(peer),
+                mtu: derive::peer_mtu(settings, peer),
+                network: match &peer.network {
+                    // A peer of a network that is not numbered yet takes part in nothing.
+                    Some(name) => match ids.networks.get(name).and_then(|id| u16::try_from(id).ok()).map(NetId) {
+                        Some(network) => Some(network),
+                        None => continue,
+                    },
+                    None => None,
+                },
+                sources: peer.pod_cidrs.clone(),
+            };
+            if let Some(network) = recipe.network {
+                tables.by_remote_network.insert((peer.remote, network), id);
+                tables.by_remote.entry(peer.remote).or_insert(id);
+            } else {
+                tables.by_remote.insert(peer.remote, id);
+            }
+            tables.peers[id.0 as usize] = Some(self.peers.update(id.0 as usize, recipe, make_peer));
+        }
+        let mut of_network: HashMap<&str, Vec<&desired::Port>> = HashMap::new();
+        for port in &desired.ports {
+            of_network.entry(&port.network).or_default().push(port);
+        }
+        for network in &desired.networks {
+            let Some(id) = ids.networks.get(&network.name).and_then(|id| u16::try_from(id).ok()).map(NetId) else {
+                continue;
+            };
+            let ports = of_network.get(network.name.as_str()).map_or(&[][..], |p| p);
+            for port in ports {
+                let Some(port_id) = ids.port_id(&port.name) else { continue };
+                let recipe = PortRecipe {
+                    network: id,
+                    mac: derive::port_mac(port),
+                    guarded: derive::guarded(port),
+                    ips: port.ips.iter().map(IpNet::addr).collect(),
+                    mtu: derive::port_mtu(settings, port, network),
+                    mac_limit: port.mac_limit.unwrap_or(derive::DEFAULT_MAC_LIMIT),
+                };
+                tables.ports[port_id.0 as usize] = Some(self.ports.update(port_id.0 as usize, recipe, make_port));
+            }
+            let recipe = network_recipe(desired, network, ports, ids);
+            tables.by_vni.insert(network.vni.get(), id);
+            let seed = self.seed;
+            let made = self.networks.update(usize::from(id.0), recipe, |r| make_network(id, seed, r));
+            tables.networks[usize::from(id.0)] = Some(made);
+        }
+        tables
+    }
+}
+
+fn make_port(recipe: &PortRecipe) -> Port {
+    let mut port = Port {
+        network: recipe.network,
+        mac: recipe.mac,
+        guard: if recipe.guarded { Guard::Declared } else { Guard::Learning },
+        v4: Vec::new(),
+        v6: vec![recipe.mac.link_local_v6()],
+        mtu: recipe.mtu,
+        mac_limit: recipe.mac_limit,
+    };
+    for ip in &recipe.ips {
+        match ip {
+            IpAddr::V4(ip) => port.v4.push(*ip),
+            IpAddr::V6(ip) => port.v6.push(*ip),
+        }
+    }
+    port
+}
+
+fn make_peer(recipe: &PeerRecipe) -> Peer {
+    Peer {
+        remote: recipe.remote,
+        port: recipe.port,
+        encap: recipe.encap,
+        checksum: recipe.checksum,
+        router_mac: recipe.router_mac,
+        mtu: recipe.mtu,
+        network: recipe.network,
+        sources: (!recipe.sources.is_empty()).then(|| Arc::new(Sources::new(&recipe.sources))),
+    }
+}
+
+fn network_recipe(
+    desired: &DesiredState,
+    network: &desired::Network,
+    ports: &[&desired::Port],
+    ids: &Numbers,
+) -> NetworkRecipe {
+    let mut recipe = NetworkRecipe {
+        vni: network.vni,
+        gateways: derive::gateways(network).collect(),
+        statics: BTreeMap::new(),
+        neighbours: BTreeMap::new(),
+        routes: BTreeMap::new(),
+        ports: Vec::new(),
+        learning: Vec::new(),
+        segment: Vec::new(),
+        flood: network.flood,
+        ageing_ms: u64::from(network.ageing_seconds) * 1000,
+    };
+    let here = |name: &String| *name == network.name;
+    for entry in desired.fdb.iter().filter(|e| here(&e.network)) {
+        let place = match &entry.place {
+            Place::Port(name) => ids.port_id(name).map(Egress::Port),
+            Place::Peer(name) => ids.peer_id(name).map(Egress::Peer),
+        };
+        if let Some(place) = place {
+            recipe.statics.insert(entry.mac, place);
+        }
+    }
+    for port in ports {
+        let Some(id) = ids.port_id(&port.name).map(Egress::Port) else { continue };
+        recipe.ports.push(id);
+        if !derive::guarded(port) {
+            recipe.learning.push(id);
+        }
+        if !port.ips.is_empty() {
+            recipe.statics.insert(derive::port_mac(port), id);
+        }
+    }
+    for (name, id) in desired.peers.iter().filter_map(|p| Some((p, ids.peer_id(&p.name)?))) {
+        if derive::on_segment(name, network) {
+            recipe.segment.push(Egress::Peer(id));
+        }
+    }
+    for list in [&mut recipe.ports, &mut recipe.learning, &mut recipe.segment] {
+        list.sort_unstable();
+    }
+    // After the static entries, which say where a neighbour's MAC is.
+    for entry in desired.neighbours.iter().filter(|e| here(&e.network)) {
+        let egress = recipe.statics.get(&entry.mac).copied();
+        recipe.neighbours.insert(entry.ip, Adjacency { mac: entry.mac, egress });
+    }
+    for port in ports {
+        let Some(id) = ids.port_id(&port.name).map(Egress::Port) else { continue };
+        let adjacency = Adjacency { mac: derive::port_mac(port), egress: Some(id) };
+        for ip in &port.ips {
+            recipe.neighbours.insert(ip.addr(), adjacency);
+        }
+        if port.ips.iter().any(|ip| ip.addr().is_ipv6()) {
+            recipe.neighbours.insert(adjacency.mac.link_local_v6().into(), adjacency);
+        }
+    }
+    recipe.routes = routes(desired, network).into_iter().filter_map(|(p, t)| Some((p, target(t.kind, ids)?))).collect();
+    recipe
+}
+
+/// Why a route is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// A subnet of the network.
+    Kernel,
+    /// A pod CIDR of a peer.
+    Peer,
+    /// Added by hand.
+    Static,
+}
+
+/// A route in names.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedRoute<'a> {
+    /// Why it is there.
+    pub protocol: Protocol,
+    /// Where it leads; `None`: to the network itself.
+    pub kind: Option<RouteKind<'a>>,
+}
+
+/// Where a route that is not connected leads, in names.
+#[derive(Clone, Copy, Debug)]
+pub enum RouteKind<'a> {
+    /// To a peer.
+    Peer(&'a str),
+    /// As declared.
+    Declared(&'a RouteTarget),
+}
+
+/// The routes of a network. Of equal prefixes the connected one counts, then the one added by hand, then the
+/// peer of this network, then the peer of all networks.
+#[must_use]
+pub fn routes<'a>(desired: &'a DesiredState, network: &'a desired::Network) -> BTreeMap<IpNet, NamedRoute<'a>> {
+    let mut routes = BTreeMap::new();
+    for own in [false, true] {
+        for peer in desired.peers.iter().filter(|p| p.network.is_some() == own && derive::applies(p, network)) {
+            for cidr in &peer.pod_cidrs {
+                let kind = Some(RouteKind::Peer(&peer.name));
+                routes.insert(*cidr, NamedRoute { protocol: Protocol::Peer, kind });
+            }
+        }
+    }
+    for route in desired.routes.iter().filter(|r| r.network == network.name) {
+        let kind = Some(RouteKind::Declared(&route.target));
+        routes.insert(route.prefix, NamedRoute { protocol: Protocol::Static, kind });
+    }
+    for subnet in &network.subnets {
+        routes.insert(subnet.cidr, NamedRoute { protocol: Protocol::Kernel, kind: None });
+    }
+    routes
+}
+
+fn target(kind: Option<RouteKind<'_>>, ids: &Numbers) -> Option<Target> {
+    Some(match kind {
+        None => Target::Connected,
+        Some(RouteKind::Peer(name)) => Target::Peer(ids.peer_id(name)?),
+        Some(RouteKind::Declared(target)) => match target {
+            RouteTarget::NextHop(ip) => Target::NextHop(*ip),
+            RouteTarget::Peer(name) => Target::Peer(ids.peer_id(name)?),
+            RouteTarget::Blackhole => Target::Blackhole,
+            RouteTarget::Unreachable => Target::Unreachable,
+        },
+    })
+}
+
+fn make_network(id: NetId, seed: u64, recipe: &NetworkRecipe) -> Network {
+    let join = |a: &[Egress], b: &[Egress]| -> Arc<[Egress]> { a.iter().chain(b).copied().collect() };
+    let mut statics = Map::with_capacity_and_hasher(recipe.statics.len(), State::new(seed));
+    statics.extend(recipe.statics.iter().map(|(mac, place)| (*mac, *place)));
+    let mut neighbours = Map::with_capacity_and_hasher(recipe.neighbours.len(), State::new(seed));
+    neighbours.extend(recipe.neighbours.iter().map(|(ip, adjacency)| (*ip, *adjacency)));
+    Network {
+        id,
+        vni: recipe.vni,
+        gateway_mac: gateway_mac(recipe.vni),
+        gateways: recipe.gateways.clone(),
+        statics,
+        neighbours,
+        fib: Fib::new(recipe.routes.iter().map(|(prefix, target)| (*prefix, *target))),
+        flood_from_port: join(&recipe.ports, &recipe.segment),
+        flood_from_peer: join(&recipe.ports, &[]),
+        unknown_from_port: join(&recipe.learning, &recipe.segment),
+        unknown_from_peer: join(&recipe.learning, &[]),
+        flood_unknown: recipe.flood,
+        ageing_ms: recipe.ageing_ms,
+    }
+}
+
+#[cfg(test)]
+#[path = "publish_tests.rs"]
+mod tests;

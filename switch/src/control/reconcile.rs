@@ -1,0 +1,322 @@
+//! Devices: opened until they are as declared, closed when they are not.
+//!
+//! Level-triggered: what is declared is compared with what is there, whatever led to the difference. A port
+//! that cannot be opened waits 1 s, then twice as long each time up to 30 s, and holds up no other port. An
+//! open port is looked at every few seconds, because the kernel does not tell that a pod's namespace has lost
+//! its name while our descriptor keeps it alive.
+//!
+//! The order in which the worker hears of it: `AddPort`, then at once tables with the port, so that no frame is
+//! read before it can be forwarded; tables without the port, then `RemovePort`, then `Forget`. Only after that
+//! is its number used again.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ctl::desired::{DesiredState, Network, Port};
+use ctl::error::{ApiError, Reason};
+
+use super::core::Core;
+use super::derive;
+use super::program::{ProgramError, add_port};
+use crate::datapath::{Egress, PortId};
+use crate::engine::Command;
+use crate::io::{NetnsError, Offloads, OpenError, OpenedPort, PortHealth, PortPlace, PortSpec};
+
+/// First and longest wait before a port is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Devices looked at in one tick: each look takes about 0.1 ms of the control thread.
+const LOOKS: usize = 128;
+
+/// After so many opened ports, the first of many need not wait for the last.
+const PUBLISH_AFTER: usize = 32;
+
+/// What is there for a declared port.
+#[derive(Debug)]
+pub enum Actual {
+    /// A device.
+    Up(Up),
+    /// None.
+    Down(Down),
+}
+
+/// An open port.
+#[derive(Debug)]
+pub struct Up {
+    /// Its number.
+    pub id: PortId,
+    /// What was asked for.
+    pub spec: PortSpec,
+    /// The network it was opened for.
+    pub network: String,
+    /// Where it is.
+    pub place: PortPlace,
+    /// What the kernel granted.
+    pub offloads: Offloads,
+    /// When it was opened.
+    pub since: Instant,
+    /// What was found when it was last looked at.
+    pub health: PortHealth,
+    /// The device, until the worker has it.
+    pub device: Option<OpenedPort>,
+}
+
+/// A port that could not be opened.
+#[derive(Debug)]
+pub struct Down {
+    /// Why.
+    pub error: ApiError,
+    /// When to try again.
+    pub retry_at: Instant,
+    /// How long to wait after that.
+    pub backoff: Duration,
+}
+
+impl Core {
+    /// Opens the device of a port. The worker gets it with the next tables.
+    pub(super) fn open(&mut self, desired: &DesiredState, port: &Port) -> Result<Up, ApiError> {
+        let object = format!("port {}", port.name);
+        let network = desired
+            .networks
+            .iter()
+            .find(|n| n.name == port.network)
+            .ok_or_else(|| ApiError::no_network(&port.network))?;
+        let spec = derive::port_spec(&self.settings, port, network).map_err(|e| ApiError::invalid(&object, e))?;
+        let opened = self.opener.open_port(&spec).map_err(|e| explain(&object, &e))?;
+        let (place, offloads) = (opened.place(), opened.offloads);
+        let id = PortId(self.ids.ports.take(&port.name));
+        tracing::info!(port = port.name, netns = %spec.netns, ifname = spec.ifname, offloads = %offloads, "port opened");
+        Ok(Up {
+            id,
+            spec,
+            network: port.network.clone(),
+            place,
+            offloads,
+            since: Instant::now(),
+            health: PortHealth::Healthy,
+            device: Some(opened),
+        })
+    }
+
+    /// Hands opened devices to the worker.
+    pub(super) fn hand_over(&mut self) -> Result<(), ProgramError> {
+        let mut refused = Vec::new();
+        for (name, actual) in &mut self.ports {
+            let Actual::Up(up) = actual else { continue };
+            let Some(device) = up.device.take() else { continue };
+            match self.worker.send(add_port(up.id, device)) {
+                Ok(()) => {}
+                Err(ProgramError::Gone) => return Err(ProgramError::Gone),
+                Err(e @ ProgramError::Device(_)) => refused.push((name.clone(), e)),
+            }
+        }
+        for (name, e) in refused {
+            tracing::error!(port = name, "{e}");
+            self.ids.ports.release(&name);
+            let error = ApiError::new(Reason::Internal, format!("port {name}: {e}"));
+            let down = Down { error, retry_at: Instant::now() + BACKOFF.1, backoff: BACKOFF.1 };
+            if let Some(Actual::Up(up)) = self.ports.insert(name.clone(), Actual::Down(down)) {
+                self.close_device(&name, &up.spec, up.place);
+            }
+        }
+        Ok(())
+    }
+
+    fn close_device(&mut self, name: &str, spec: &PortSpec, place: PortPlace) {
+        if let Err(e) = self.opener.close_port(spec, place) {
+            tracing::warn!(port = name, "removing the device: {e}");
+        }
+    }
+
+    /// Takes back a port that the worker has not heard of.
+    pub(super) fn undo_open(&mut self, name: &str, up: Up) {
+        self.ids.ports.release(name);
+        drop(up.device);
+        self.close_device(name, &up.spec, up.place);
+    }
+
+    /// Closes ports that are no longer declared, or declared otherwise.
+    pub(super) fn close_stale(&mut self) -> Result<(), ProgramError> {
+        let wanted = self.wanted();
+        let mut stale = Vec::new();
+        let mut gone = Vec::new();
+        for (name, actual) in &self.ports {
+            match (actual, wanted.get(name.as_str())) {
+                (Actual::Up(up), Some((spec, network))) if up.spec == *spec && up.network == *network => {}
+                (Actual::Up(_), _) => stale.push(name.clone()),
+                (Actual::Down(_), Some(_)) => {}
+                (Actual::Down(_), None) => gone.push(name.clone()),
+            }
+        }
+        for name in gone {
+            self.ports.remove(&name);
+        }
+        self.close(&stale)
+    }
+
+    /// Tables without these ports, then no ports.
+    fn close(&mut self, names: &[String]) -> Result<(), ProgramError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut ids = Vec::new();
+        for name in names {
+            ids.extend(self.ids.ports.release(name).map(|id| (name.clone(), id)));
+        }
+        let published = self.publish();
+        // The numbers stay taken until the worker was told to forget them.
+        for (name, id) in ids {
+            let again = self.ids.ports.take_exactly(&name, id);
+            debug_assert!(again);
+        }
+        published?;
+        self.retire(names)
+    }
+
+    /// Takes ports that no table names from the worker, and removes their devices.
+    fn retire(&mut self, names: &[String]) -> Result<(), ProgramError> {
+        for name in names {
+            let Some(Actual::Up(up)) = self.ports.remove(name) else { continue };
+            self.worker.send(Command::RemovePort(up.id))?;
+            self.worker.send(Command::Forget(Egress::Port(up.id)))?;
+            self.ids.ports.release(name);
+            self.close_device(name, &up.spec, up.place);
+            tracing::info!(port = name, "port closed");
+        }
+        Ok(())
+    }
+
+    /// The devices as they are to be, by port.
+    fn wanted(&self) -> HashMap<&str, (PortSpec, &str)> {
+        let networks: HashMap<&str, &Network> = self.desired.networks.iter().map(|n| (n.name.as_str(), n)).collect();
+        let wanted = |p: &Port| derive::port_spec(&self.settings, p, networks.get(p.network.as_str())?).ok();
+        self.desired.ports.iter().filter_map(|p| Some((p.name.as_str(), (wanted(p)?, p.network.as_str())))).collect()
+    }
+
+    /// Opens declared ports that have no device and whose time has come; true if there were any.
+    pub(super) fn open_due(&mut self, now: Instant) -> Result<bool, ProgramError> {
+        let due = |actual: Option<&Actual>| match actual {
+            None => true,
+            Some(Actual::Up(_)) => false,
+            Some(Actual::Down(down)) => down.retry_at <= now,
+        };
+        let names: Vec<usize> =
+            (0..self.desired.ports.len()).filter(|&i| due(self.ports.get(&self.desired.ports[i].name))).collect();
+        if names.is_empty() {
+            return Ok(false);
+        }
+        let desired = std::mem::take(&mut self.desired);
+        let mut opened = 0;
+        for at in names {
+            let port = &desired.ports[at];
+            let actual = match self.open(&desired, port) {
+                Ok(up) => {
+                    opened += 1;
+                    Actual::Up(up)
+                }
+                Err(error) => {
+                    let backoff = match self.ports.get(&port.name) {
+                        Some(Actual::Down(down)) => down.backoff,
+                        _ => {
+                            tracing::warn!("{error}");
+                            BACKOFF.0
+                        }
+                    };
+                    Actual::Down(Down { error, retry_at: now + backoff, backoff: (backoff * 2).min(BACKOFF.1) })
+                }
+            };
+            self.ports.insert(port.name.clone(), actual);
+            if opened % PUBLISH_AFTER == PUBLISH_AFTER - 1 {
+                self.publish_for(&desired)?;
+            }
+        }
+        self.desired = desired;
+        Ok(opened > 0)
+    }
+
+    /// Looks at some of the devices, closes those that are no good, and opens what is due.
+    pub(super) fn look_after(&mut self, dead: &[PortId], now: Instant) -> Result<(), ProgramError> {
+        let mut bad: Vec<(String, &'static str)> = Vec::new();
+        let names: Vec<String> = self
+            .ports
+            .iter()
+            .filter(|(_, a)| matches!(a, Actual::Up(_)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let count = names.len();
+        let from = self.look_from % count.max(1);
+        self.look_from = from + LOOKS.min(count);
+        for (at, name) in names.iter().enumerate() {
+            let Some(Actual::Up(up)) = self.ports.get_mut(name) else { continue };
+            if dead.contains(&up.id) {
+                bad.push((name.clone(), "its device has failed"));
+                continue;
+            }
+            if (at + count - from) % count >= LOOKS {
+                continue;
+            }
+            match self.opener.check_port(&up.spec, up.place) {
+                Ok(PortHealth::NetnsGone) => bad.push((name.clone(), "its network namespace is gone")),
+                Ok(PortHealth::NetnsReplaced) => {
+                    bad.push((name.clone(), "its network namespace was replaced by another of the same name"));
+                }
+                Ok(PortHealth::IfaceGone) => bad.push((name.clone(), "its device was deleted or renamed")),
+                Ok(PortHealth::IfaceReplaced) => bad.push((name.clone(), "another device has its name")),
+                Ok(health) => {
+                    if health != up.health {
+                        tracing::info!(port = name, ?health, "port changed");
+                    }
+                    up.health = health;
+                }
+                Err(e) => tracing::warn!(port = name, "cannot look at the device: {e}"),
+            }
+        }
+        for (name, why) in &bad {
+            tracing::warn!(port = name, "closing the port: {why}");
+        }
+        let names: Vec<String> = bad.iter().map(|(name, _)| name.clone()).collect();
+        self.close(&names)?;
+        for (name, why) in bad {
+            let error = ApiError::new(Reason::NetnsNotFound, format!("port {name}: {why}"));
+            self.ports.insert(name, Actual::Down(Down { error, retry_at: now, backoff: BACKOFF.0 }));
+        }
+        if self.open_due(now)? {
+            self.publish()?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a device could not be made, in the words of the API.
+fn explain(object: &str, e: &OpenError) -> ApiError {
+    let reason = match e {
+        OpenError::Invalid(_) | OpenError::OwnNamespace(_) | OpenError::Netns(NetnsError::Invalid(_)) => {
+            Reason::InvalidArgument
+        }
+        OpenError::Netns(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => Reason::NetnsNotFound,
+        OpenError::Permission { .. } | OpenError::Netns(NetnsError::Permission { .. }) => Reason::PermissionDenied,
+        OpenError::IfaceExists { .. } | OpenError::Busy { .. } | OpenError::PortInUse { .. } => Reason::Conflict,
+        OpenError::NoTun(_)
+        | OpenError::Netlink { .. }
+        | OpenError::NoSuchAddress(_)
+        | OpenError::Io { .. }
+        | OpenError::Netns(NetnsError::Io { .. }) => Reason::Internal,
+    };
+    let error = |text: String| ApiError::new(reason, format!("{object}: {text}"));
+    match e {
+        OpenError::Netns(NetnsError::NotFound { netns, path, hint }) => {
+            error(format!("network namespace {netns} not found at {}", path.display())).hint(*hint)
+        }
+        OpenError::Netns(NetnsError::NotANamespace { netns, path, hint }) => {
+            error(format!("{} of network namespace {netns} is not a network namespace", path.display())).hint(*hint)
+        }
+        OpenError::IfaceExists { ifname, netns, kind } => {
+            error(format!("interface {ifname} already exists in namespace {netns} ({kind})"))
+                .hint(format!("choose another name with --ifname, or remove it: ip link del {ifname}"))
+        }
+        _ => error(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

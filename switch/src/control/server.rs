@@ -1,0 +1,137 @@
+//! The Unix socket: who may connect, and a clean beginning and end of it.
+//!
+//! The socket is made under a temporary name, given its mode (0660) and then renamed into place: nobody can
+//! connect before the mode is right, and what an earlier daemon left is replaced. A daemon that still answers
+//! there is not. At the end the file is removed if it is still ours.
+//!
+//! Limits: messages of [`ctl::MAX_MESSAGE_BYTES`], 64 requests at a time on one connection; a request that is
+//! being carried out when the daemon is told to stop has [`GRACE`] to end.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ctl::proto::switch_server::SwitchServer;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+
+use super::Control;
+use super::service::Api;
+
+/// Time that requests have to end when the daemon stops.
+pub const GRACE: Duration = Duration::from_secs(3);
+const REQUESTS: usize = 64;
+const MODE: u32 = 0o660;
+
+/// A socket that is ready, removed when dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+    /// Device and inode of the file we made.
+    id: (u64, u64),
+}
+
+impl Socket {
+    /// Makes the socket; connections are accepted from now on.
+    ///
+    /// # Errors
+    /// Those of the system; `AddrInUse` when another daemon answers there or something that is no socket is
+    /// in the way.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.is_dir()) {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+        }
+        if let Ok(meta) = std::fs::symlink_metadata(path) {
+            if !meta.file_type().is_socket() {
+                let text = format!("{} is there and is no socket", path.display());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+            if UnixStream::connect(path).is_ok() {
+                let text = format!("another swd answers at {}", path.display());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+        }
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".{}", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        match std::fs::remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&temporary)?;
+        let finish = || -> io::Result<(u64, u64)> {
+            std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(MODE))?;
+            let meta = std::fs::symlink_metadata(&temporary)?;
+            std::fs::rename(&temporary, path)?;
+            Ok((meta.dev(), meta.ino()))
+        };
+        match finish() {
+            Ok(id) => Ok(Self { listener: Some(listener), path: path.to_owned(), id }),
+            Err(e) => {
+                let _ = std::fs::remove_file(&temporary);
+                Err(e)
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.id);
+        if ours {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Why serving ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The reflection data do not decode.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The transport failed.
+    #[error("serving: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves the API until `stop` is done.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn serve(control: Control, mut socket: Socket, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let Some(listener) = socket.listener.take() else { return Ok(()) };
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(ctl::DESCRIPTOR_SET)
+        .build_v1()?;
+    let switch = SwitchServer::new(Api(control))
+        .max_decoding_message_size(ctl::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(ctl::MAX_MESSAGE_BYTES);
+    let (told, mut telling) = tokio::sync::watch::channel(false);
+    let server = tonic::transport::Server::builder()
+        .concurrency_limit_per_connection(REQUESTS)
+        .add_service(switch)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+            let _ = telling.wait_for(|told| *told).await;
+        });
+    tokio::pin!(server);
+    tokio::select! {
+        result = &mut server => return Ok(result?),
+        () = stop => {}
+    }
+    // Connect errors are clearer to clients than connections that nobody serves any more.
+    drop(socket);
+    let _ = told.send(true);
+    match tokio::time::timeout(GRACE, server).await {
+        Ok(result) => Ok(result?),
+        Err(_) => {
+            tracing::warn!("requests were still running after {GRACE:?} and were dropped");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The FDB against a slow obvious model: a map, and one queue per owner from oldest to newest.
+
+use super::kit::*;
+use crate::datapath::{Egress, Fdb, Learned, NetId, PeerId, PortId};
+use packet::MacAddr;
+use proptest::prelude::*;
+use std::collections::{HashMap, VecDeque};
+
+type Key = (NetId, MacAddr);
+
+struct Entry {
+    owner: Egress,
+    created: u64,
+    seen: u64,
+}
+
+#[derive(Default)]
+struct Model {
+    entries: HashMap<Key, Entry>,
+    queues: HashMap<Egress, VecDeque<Key>>,
+    capacity: usize,
+}
+
+impl Model {
+    fn queue(&mut self, owner: Egress) -> &mut VecDeque<Key> {
+        self.queues.entry(owner).or_default()
+    }
+
+    fn evict(&mut self, owner: Egress) -> bool {
+        let oldest = self.queue(owner).pop_front();
+        oldest.is_some_and(|key| self.entries.remove(&key).is_some())
+    }
+
+    fn learn(&mut self, key: Key, owner: Egress, quota: u32, now: u64) -> Learned {
+        let crowded = self.queue(owner).len() >= quota as usize;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            let before = entry.owner;
+            if before == owner {
+                if now - entry.seen >= 1000 {
+                    entry.seen = now;
+                    self.queue(owner).retain(|k| *k != key);
+                    self.queue(owner).push_back(key);
+                }
+                return Learned::Refreshed;
+            }
+            if crowded && !self.evict(owner) {
+                return Learned::Refused;
+            }
+            self.queue(before).retain(|k| *k != key);
+            self.queue(owner).push_back(key);
+            self.entries.insert(key, Entry { owner, created: now, seen: now });
+            return Learned::Moved;
+        }
+        let mut outcome = Learned::Added;
+        if crowded || self.entries.len() == self.capacity {
+            if !self.evict(owner) {
+                return Learned::Refused;
+            }
+            outcome = Learned::Replaced;
+        }
+        self.entries.insert(key, Entry { owner, created: now, seen: now });
+        self.queue(owner).push_back(key);
+        outcome
+    }
+
+    fn remove(&mut self, key: Key) -> bool {
+        let Some(entry) = self.entries.remove(&key) else { return false };
+        self.queue(entry.owner).retain(|k| *k != key);
+        true
+    }
+
+    fn remove_all(&mut self, doomed: impl Fn(&Key, &Entry) -> bool) -> u64 {
+        let keys: Vec<_> = self.entries.iter().filter(|(k, e)| doomed(k, e)).map(|(k, _)| *k).collect();
+        keys.iter().for_each(|k| assert!(self.remove(*k)));
+        keys.len() as u64
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Learn { mac: u8, net: u16, owner: u8, quota: u32 },
+    Remove { mac: u8, net: u16 },
+    FlushOwner(u8),
+    FlushNet(u16),
+    Wait(u64),
+    Sweep,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        20 => (0u8..48, 0u16..3, 0u8..5, 0u32..20).prop_map(|(mac, net, owner, quota)| Op::Learn { mac, net, owner, quota }),
+        3 => (0u8..48, 0u16..3).prop_map(|(mac, net)| Op::Remove { mac, net }),
+        1 => (0u8..5).prop_map(Op::FlushOwner),
+        1 => (0u16..3).prop_map(Op::FlushNet),
+        4 => (0u64..4000).prop_map(Op::Wait),
+        2 => Just(Op::Sweep),
+    ];
+    proptest::collection::vec(op, 1..300)
+}
+
+fn owner(n: u8) -> Egress {
+    if n < 3 { Egress::Port(PortId(u32::from(n))) } else { Egress::Peer(PeerId(u32::from(n) - 3)) }
+}
+
+/// Network 0 ages after 5 s, 1 after 20 s, 2 never.
+fn ageing(net: NetId) -> Option<u64> {
+    [Some(5_000), Some(20_000), None][usize::from(net.0)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn fdb_is_the_model(ops in ops(), seed: u64, capacity in 16usize..64) {
+        let mut fdb = Fdb::new(capacity, seed);
+        let mut model = Model { capacity, ..Model::default() };
+        let mut now = 10_000;
+        for op in ops {
+            match op {
+                Op::Learn { mac: m, net, owner: o, quota } => {
+                    let key = (NetId(net), mac(m + 1));
+                    let quota = if o >= 3 { u32::MAX } else { quota };
+                    prop_assert_eq!(fdb.learn(key.0, key.1, owner(o), quota, now), model.learn(key, owner(o), quota, now));
+                }
+                Op::Remove { mac: m, net } => {
+                    let key = (NetId(net), mac(m + 1));
+                    prop_assert_eq!(fdb.remove(key.0, key.1), model.remove(key));
+                }
+                Op::FlushOwner(o) => {
+                    prop_assert_eq!(fdb.flush_owner(owner(o)), model.remove_all(|_, e| e.owner == owner(o)));
+                }
+                Op::FlushNet(net) => {
+                    prop_assert_eq!(fdb.flush(|e| e.network.0 == net), model.remove_all(|k, _| k.0.0 == net));
+                }
+                Op::Wait(ms) => now += ms,
+                Op::Sweep => {
+                    let gone = fdb.sweep(now, 5_000, u64::MAX, ageing);
+                    let want = model.remove_all(|k, e| ageing(k.0).is_some_and(|limit| now - e.seen >= limit));
+                    prop_assert_eq!(gone, want);
+                }
+            }
+            prop_assert_eq!(fdb.len(), model.entries.len());
+            prop_assert!(fdb.len() <= capacity);
+        }
+        let mut listed = 0;
+        for entry in fdb.iter() {
+            listed += 1;
+            let want = &model.entries[&(entry.network, entry.mac)];
+            prop_assert_eq!((entry.egress, entry.created_ms, entry.seen_ms), (want.owner, want.created, want.seen));
+            prop_assert_eq!(fdb.lookup(entry.network, entry.mac), Some(want.owner));
+        }
+        prop_assert_eq!(listed, model.entries.len());
+        for n in 0..5 {
+            prop_assert_eq!(fdb.count(owner(n)) as usize, model.queue(owner(n)).len());
+        }
+        for m in 0..48 {
+            for net in 0..3 {
+                let key = (NetId(net), mac(m + 1));
+                prop_assert_eq!(fdb.lookup(key.0, key.1), model.entries.get(&key).map(|e| e.owner));
+            }
+        }
+    }
+
+    /// Sweeps with a small budget end where one big sweep does.
+    #[test]
+    fn small_sweeps_get_there_too(ops in ops(), budget in 1u64..8) {
+        let mut fdb = Fdb::new(64, 1);
+        let mut now = 10_000;
+        for op in ops {
+            match op {
+                Op::Learn { mac: m, net, owner: o, .. } => {
+                    fdb.learn(NetId(net), mac(m + 1), owner(o), u32::MAX, now);
+                }
+                Op::Wait(ms) => now += ms,
+                _ => {}
+            }
+        }
+        now += 7_000;
+        let mut at_once = fdb.clone();
+        at_once.sweep(now, 5_000, u64::MAX, ageing);
+        // Twice round: the first walk may begin in the middle.
+        for _ in 0..2 * (64 / budget + 6) {
+            fdb.sweep(now, 5_000, budget, ageing);
+        }
+        let sorted = |fdb: &Fdb| {
+            let mut all: Vec<_> = fdb.iter().map(|e| (e.network, e.mac)).collect();
+            all.sort_unstable();
+            all
+        };
+        prop_assert_eq!(sorted(&fdb), sorted(&at_once));
+    }
+}
