@@ -46,9 +46,18 @@ fn encap(c: &mut Criterion) {
     let small = build::udp(MACS, ips(), (1, 2), &[0x5a; 64]);
     let small_headers = build::parse(&small);
     let mut sender = Sender::new();
-    let one = |bytes, headers, vnet| TxFrame { bytes, headers, vnet, encap: [8, 0, 0, 0, 0, 0, 1, 0], tos: 0, entropy: 1 };
+    let one = |bytes, headers, vnet| TxFrame {
+        bytes,
+        headers,
+        vnet,
+        encap: [8, 0, 0, 0, 0, 0, 1, 0],
+        tos: 0,
+        entropy: 1,
+    };
     g.throughput(Throughput::Bytes(frame.len() as u64));
-    g.bench_function("tcp-61k", |b| b.iter(|| sender.send(&mut Null, &to, 1450, [one(&frame, headers, vnet)])));
+    g.bench_function("tcp-61k", |b| {
+        b.iter(|| sender.send(&mut Null, &to, 1450, [one(&frame, headers, vnet)]))
+    });
     for count in [1usize, 64] {
         g.throughput(Throughput::Elements(count as u64));
         g.bench_function(format!("udp-64/batch={count}"), |b| {
@@ -65,7 +74,9 @@ fn merge(c: &mut Criterion) {
     let mut g = c.benchmark_group("merge");
     for (name, payload) in [("tcp-1398", 1398usize), ("tcp-64", 64)] {
         let frames: Vec<Vec<u8>> = (0..44u32)
-            .map(|n| build::tcp(MACS, ips(), (1, 2), (n * payload as u32, 1, tcp_flag::ACK), &vec![0x5a; payload]))
+            .map(|n| {
+                build::tcp(MACS, ips(), (1, 2), (n * payload as u32, 1, tcp_flag::ACK), &vec![0x5a; payload])
+            })
             .collect();
         let mut merger = Merger::new();
         g.throughput(Throughput::Elements(44));

@@ -20,7 +20,9 @@ fn fdb(c: &mut Criterion) {
             n = n.wrapping_add(2_654_435_761);
             n % size
         };
-        g.bench_function(BenchmarkId::new("lookup", size), |b| b.iter(|| fdb.lookup(NetId(0), black_box(remote_mac(next())))));
+        g.bench_function(BenchmarkId::new("lookup", size), |b| {
+            b.iter(|| fdb.lookup(NetId(0), black_box(remote_mac(next()))))
+        });
         g.bench_function(BenchmarkId::new("refresh", size), |b| {
             b.iter(|| fdb.learn(NetId(0), black_box(remote_mac(next())), peer, u32::MAX, 1));
         });

@@ -6,8 +6,8 @@ use packet::{MacAddr, VnetHdr, Vni, build};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use switch::datapath::{
-    Adjacency, Batch, Config, Datapath, Egress, Fib, Guard, Ingress, Map, NetId, Network, Node, Off, Peer, PeerId,
-    Port, PortId, Postbox, State, Tables, Target, gateway_mac, router_mac,
+    Adjacency, Batch, Config, Datapath, Egress, Fib, Guard, Ingress, Map, NetId, Network, Node, Off, Peer,
+    PeerId, Port, PortId, Postbox, State, Tables, Target, gateway_mac, router_mac,
 };
 use tunnel::Encap;
 
@@ -85,6 +85,7 @@ pub fn world(fdb: u32, routes: u32) -> World {
         flood_from_peer: ports.into(),
         unknown_from_port: Arc::new([peer]),
         unknown_from_peer: Arc::new([]),
+        fdb_limit: u32::MAX,
         flood_unknown: true,
         ageing_ms: 300_000,
     };
@@ -175,7 +176,9 @@ impl World {
         let stride = |size: u32| (n.wrapping_mul(2_654_435_761)) % size.max(1);
         let udp = |macs, ips| build::udp(macs, ips, (1000 + n as u16 % 512, 53), &[0x55; 64]);
         match kind {
-            Kind::LocalHit => (udp((port_mac(from), port_mac(to)), (ip(port_ip(from)), ip(port_ip(to)))), port),
+            Kind::LocalHit => {
+                (udp((port_mac(from), port_mac(to)), (ip(port_ip(from)), ip(port_ip(to)))), port)
+            }
             Kind::RemoteHit => {
                 let dst = remote_mac(stride(fdb));
                 (udp((port_mac(from), dst), (ip(port_ip(from)), ip(port_ip(200)))), port)
@@ -204,10 +207,15 @@ impl World {
 
     /// `count` batches of `size` frames.
     #[must_use]
-    pub fn batches(&self, kind: Kind, count: u32, size: u32, fdb: u32, routes: u32) -> Vec<Vec<(Vec<u8>, Ingress)>> {
-        (0..count)
-            .map(|b| (0..size).map(|n| self.frame(kind, b * size + n, fdb, routes)).collect())
-            .collect()
+    pub fn batches(
+        &self,
+        kind: Kind,
+        count: u32,
+        size: u32,
+        fdb: u32,
+        routes: u32,
+    ) -> Vec<Vec<(Vec<u8>, Ingress)>> {
+        (0..count).map(|b| (0..size).map(|n| self.frame(kind, b * size + n, fdb, routes)).collect()).collect()
     }
 
     /// Fills the batch, as a worker's reads would.

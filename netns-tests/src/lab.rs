@@ -54,6 +54,11 @@ impl LabBuilder {
     pub fn build(self) -> Result<Lab> {
         let prefix = prefix_of(&self.name);
         let dir = PathBuf::from(LAB_DIR).join(if self.name.is_empty() { "demo" } else { &self.name });
+        // State of an earlier lab of the same name must not reach into this one.
+        match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context(dir.display()),
+            _ => {}
+        }
         std::fs::create_dir_all(&dir).context(dir.display())?;
         if self.nodes.len() > 250 {
             return Err(Error::failed("a lab has at most 250 nodes"));

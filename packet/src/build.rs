@@ -90,7 +90,12 @@ pub fn tcp(
 
 /// An ARP packet: `op` 1 is a request, 2 a reply.
 #[must_use]
-pub fn arp(eth: (MacAddr, MacAddr), op: u16, sender: (MacAddr, Ipv4Addr), target: (MacAddr, Ipv4Addr)) -> Vec<u8> {
+pub fn arp(
+    eth: (MacAddr, MacAddr),
+    op: u16,
+    sender: (MacAddr, Ipv4Addr),
+    target: (MacAddr, Ipv4Addr),
+) -> Vec<u8> {
     let mut body = vec![0, 1, 8, 0, 6, 4];
     body.extend(op.to_be_bytes());
     body.extend(sender.0.0);
@@ -102,7 +107,14 @@ pub fn arp(eth: (MacAddr, MacAddr), op: u16, sender: (MacAddr, Ipv4Addr), target
 
 /// An ICMP or ICMPv6 echo request or reply; `kind` is the ICMP type.
 #[must_use]
-pub fn echo(macs: (MacAddr, MacAddr), ips: (IpAddr, IpAddr), kind: u8, id: u16, seq: u16, data: &[u8]) -> Vec<u8> {
+pub fn echo(
+    macs: (MacAddr, MacAddr),
+    ips: (IpAddr, IpAddr),
+    kind: u8,
+    id: u16,
+    seq: u16,
+    data: &[u8],
+) -> Vec<u8> {
     let mut l4 = vec![kind, 0, 0, 0];
     l4.extend(id.to_be_bytes());
     l4.extend(seq.to_be_bytes());

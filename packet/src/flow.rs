@@ -14,11 +14,12 @@ pub fn hash(headers: &Headers, frame: &[u8]) -> u32 {
         b.copy_from_slice(&frame[at..at + 8]);
         u64::from_ne_bytes(b)
     };
-    let ports = if headers.fragment == Fragment::Whole && matches!(headers.proto, ip_proto::TCP | ip_proto::UDP) {
-        u64::from(headers.sport) << 16 | u64::from(headers.dport)
-    } else {
-        0
-    };
+    let ports =
+        if headers.fragment == Fragment::Whole && matches!(headers.proto, ip_proto::TCP | ip_proto::UDP) {
+            u64::from(headers.sport) << 16 | u64::from(headers.dport)
+        } else {
+            0
+        };
     let tail = ports << 8 | u64::from(headers.proto);
     let h = match headers.net {
         Net::V4 => mix(word(l3 + 12), tail),

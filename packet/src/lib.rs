@@ -21,7 +21,8 @@ mod vni;
 pub mod build;
 
 pub use headers::{
-    ETHERNET_LEN, Fragment, Headers, MAX_EXTENSIONS, Malformed, Net, ether_type, ip_proto, read_v4, read_v6, tcp_flag,
+    ETHERNET_LEN, Fragment, Headers, MAX_EXTENSIONS, Malformed, Net, ether_type, ip_proto, read_v4, read_v6,
+    tcp_flag,
 };
 pub use mac::{InvalidMac, MacAddr};
 pub use vnet::{GsoType, InvalidVnet, VNET_HDR_LEN, VnetHdr};

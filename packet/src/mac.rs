@@ -76,7 +76,22 @@ impl MacAddr {
     pub const fn link_local_v6(self) -> std::net::Ipv6Addr {
         let m = self.0;
         std::net::Ipv6Addr::from_octets([
-            0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5],
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            m[0] ^ 2,
+            m[1],
+            m[2],
+            0xff,
+            0xfe,
+            m[3],
+            m[4],
+            m[5],
         ])
     }
 }
@@ -126,7 +141,9 @@ mod tests {
 
     #[test]
     fn bad_texts_are_refused() {
-        for s in ["", "0a", "0a:58:0a:f4:01", "0a:58:0a:f4:01:0a:00", "+a:58:0a:f4:01:0a", "0a-58-0a-f4-01-0a"] {
+        for s in
+            ["", "0a", "0a:58:0a:f4:01", "0a:58:0a:f4:01:0a:00", "+a:58:0a:f4:01:0a", "0a-58-0a-f4-01-0a"]
+        {
             assert!(s.parse::<MacAddr>().is_err(), "{s}");
         }
     }

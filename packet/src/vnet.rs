@@ -105,7 +105,8 @@ impl VnetHdr {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; VNET_HDR_LEN] {
         let mut b = [0; VNET_HDR_LEN];
-        b[0] = if self.needs_csum { F_NEEDS_CSUM } else { 0 } | if self.data_valid { F_DATA_VALID } else { 0 };
+        b[0] =
+            if self.needs_csum { F_NEEDS_CSUM } else { 0 } | if self.data_valid { F_DATA_VALID } else { 0 };
         b[1] = match self.gso_type {
             GsoType::None => 0,
             GsoType::Tcp4 => GSO_TCPV4,

@@ -35,8 +35,9 @@ fn valid() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(|(m, i, p, d)| build::udp(m, i, p, &d)),
         (macs.clone(), ips(), any::<(u16, u16)>(), any::<(u32, u32, u8)>(), payload.clone())
             .prop_map(|(m, i, p, s, d)| build::tcp(m, i, p, s, &d)),
-        (macs.clone(), ips(), any::<(u16, u16)>(), payload.clone())
-            .prop_map(|(m, i, (id, seq), d)| build::echo(m, i, if i.0.is_ipv4() { 8 } else { 128 }, id, seq, &d)),
+        (macs.clone(), ips(), any::<(u16, u16)>(), payload.clone()).prop_map(|(m, i, (id, seq), d)| {
+            build::echo(m, i, if i.0.is_ipv4() { 8 } else { 128 }, id, seq, &d)
+        }),
         (macs.clone(), mac(), mac(), any::<(u32, u32)>(), 1u16..3).prop_map(|(m, s, t, (a, b), op)| {
             build::arp(m, op, (s, Ipv4Addr::from_bits(a)), (t, Ipv4Addr::from_bits(b)))
         }),
@@ -47,8 +48,8 @@ fn valid() -> impl Strategy<Value = Vec<u8>> {
 /// A valid frame with bytes changed, cut or appended.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    (valid(), edits, any::<prop::sample::Index>(), 0u8..4, prop::collection::vec(any::<u8>(), 0..20)).prop_map(
-        |(mut f, edits, cut, how, tail)| {
+    (valid(), edits, any::<prop::sample::Index>(), 0u8..4, prop::collection::vec(any::<u8>(), 0..20))
+        .prop_map(|(mut f, edits, cut, how, tail)| {
             for (at, value) in edits {
                 let at = at.index(f.len());
                 f[at] = value;
@@ -59,8 +60,7 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
                 _ => {}
             }
             f
-        },
-    )
+        })
 }
 
 fn inside(headers: &Headers, frame: &[u8]) {

@@ -119,6 +119,7 @@ pub fn spawn(config: WorkerConfig) -> io::Result<WorkerHandle> {
         ring: VecDeque::new(),
         ringed_ports: Vec::new(),
         ringed_underlay: 0,
+        unnamed: Vec::new(),
         started: Instant::now(),
         reaper: reaper()?,
     };
@@ -150,6 +151,9 @@ struct Worker {
     ring: VecDeque<Source>,
     ringed_ports: Vec<bool>,
     ringed_underlay: u64,
+    /// Ports that no table names yet. They are not read: what a pod's stack sends as soon as its device is up
+    /// waits in the device's queue.
+    unnamed: Vec<PortId>,
     started: Instant,
     reaper: Sender<Tap>,
 }
@@ -157,7 +161,11 @@ struct Worker {
 impl Worker {
     fn register_underlay(&mut self) -> io::Result<()> {
         for (n, rx) in self.engine.underlay_mut().iter().enumerate() {
-            self.poll.registry().register(&mut SourceFd(&rx.as_raw_fd()), Token(UNDERLAY + n), Interest::READABLE)?;
+            self.poll.registry().register(
+                &mut SourceFd(&rx.as_raw_fd()),
+                Token(UNDERLAY + n),
+                Interest::READABLE,
+            )?;
         }
         Ok(())
     }
@@ -208,9 +216,16 @@ impl Worker {
                 Err(crossbeam_channel::TryRecvError::Disconnected) => return None,
             };
             match self.engine.apply(command, now_ms) {
-                Effect::None => self.applied.store(self.engine.generation(), Ordering::Release),
-                Effect::Watch(id) => self.watch(id),
-                Effect::Closed(_, tap) => {
+                Effect::None => {
+                    self.watch_named();
+                    self.applied.store(self.engine.generation(), Ordering::Release);
+                }
+                Effect::Watch(id) => {
+                    self.unnamed.push(id);
+                    self.watch_named();
+                }
+                Effect::Closed(id, tap) => {
+                    self.unnamed.retain(|unnamed| *unnamed != id);
                     let _ = self.poll.registry().deregister(&mut SourceFd(&tap.as_raw_fd()));
                     // Without a reaper it is closed here, late but surely.
                     let _ = self.reaper.send(tap);
@@ -219,6 +234,19 @@ impl Worker {
             }
         }
         Some(true)
+    }
+
+    /// Starts to watch ports that have come into the tables.
+    fn watch_named(&mut self) {
+        let mut at = 0;
+        while let Some(&id) = self.unnamed.get(at) {
+            if self.engine.names(id) {
+                self.unnamed.swap_remove(at);
+                self.watch(id);
+            } else {
+                at += 1;
+            }
+        }
     }
 
     fn watch(&mut self, id: PortId) {

@@ -147,7 +147,9 @@ impl Core {
             return Ok(());
         }
         let desired = self.desired.clone();
-        let Some(port) = desired.ports.iter().find(|p| p.name == name) else { return Err(ApiError::no_port(name)) };
+        let Some(port) = desired.ports.iter().find(|p| p.name == name) else {
+            return Err(ApiError::no_port(name));
+        };
         let up = self.open(&desired, port)?;
         self.ports.insert(name.to_owned(), Actual::Up(up));
         self.publish()?;
@@ -194,9 +196,13 @@ impl Core {
 
     /// The same, while the desired state is held elsewhere.
     pub(super) fn publish_for(&mut self, desired: &DesiredState) -> Result<(), ProgramError> {
-        self.hand_over()?;
         let epoch = self.tables.generation + 1;
-        let tables = Arc::new(self.publisher.build(epoch, &self.settings, desired, &self.ids));
+        let mut tables = self.publisher.build(epoch, &self.settings, desired, &self.ids);
+        // Between these two sends the worker may read frames that it can only drop: nothing slow belongs there.
+        if !self.hand_over()? {
+            tables = self.publisher.build(epoch, &self.settings, desired, &self.ids);
+        }
+        let tables = Arc::new(tables);
         self.worker.send(Command::Publish(tables.clone()))?;
         self.tables = tables;
         let applied = self.applied.clone();
@@ -230,8 +236,13 @@ impl Core {
         }
         self.peers = now;
         let networks: HashSet<&str> = self.desired.networks.iter().map(|n| n.name.as_str()).collect();
-        let gone: Vec<(u32, String)> =
-            self.ids.networks.iter().filter(|(_, n)| !networks.contains(n)).map(|(id, n)| (id, n.to_owned())).collect();
+        let gone: Vec<(u32, String)> = self
+            .ids
+            .networks
+            .iter()
+            .filter(|(_, n)| !networks.contains(n))
+            .map(|(id, n)| (id, n.to_owned()))
+            .collect();
         for (id, name) in gone {
             if let Ok(id) = u16::try_from(id) {
                 self.worker.send(Command::ForgetNetwork(NetId(id)))?;
@@ -266,7 +277,8 @@ impl Core {
 
     /// What is wrong with the state file.
     pub(super) fn state_problems(&self) -> impl Iterator<Item = (String, &'static str)> + '_ {
-        let load = self.load_problem.clone().map(|p| (p, "compare with `swctl export`, repeat what is missing"));
+        let load =
+            self.load_problem.clone().map(|p| (p, "compare with `swctl export`, repeat what is missing"));
         let save = self.save_problem.clone().map(|p| (p, "make room on the disk of the state directory"));
         let unsure = self.store.unsure().then(|| {
             let text = "the state on disk may be newer than what was acknowledged".to_owned();

@@ -20,7 +20,9 @@ pub const DEFAULT_MAC_LIMIT: u32 = 1024;
 
 /// FNV-1a, whose values will never change under us.
 fn stable_hash(text: &str) -> u32 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     (hash ^ hash >> 32) as u32
 }
 
@@ -106,7 +108,8 @@ pub fn guarded(port: &Port) -> bool {
 /// subnet; elsewhere it is reached by route only.
 #[must_use]
 pub fn on_segment(peer: &Peer, network: &Network) -> bool {
-    let overlaps = |cidr: &IpNet| network.subnets.iter().any(|s| s.cidr.contains(cidr) || cidr.contains(&s.cidr));
+    let overlaps =
+        |cidr: &IpNet| network.subnets.iter().any(|s| s.cidr.contains(cidr) || cidr.contains(&s.cidr));
     applies(peer, network) && (peer.pod_cidrs.is_empty() || peer.pod_cidrs.iter().any(overlaps))
 }
 
@@ -126,7 +129,10 @@ pub fn peer_problem(settings: &Settings, peer: &Peer) -> Option<String> {
         return Some(format!("{} is this node's own underlay address", peer.remote));
     }
     if underlay.addr.is_ipv4() != peer.remote.is_ipv4() {
-        return Some(format!("{} is of another address family than the underlay {}", peer.remote, underlay.addr));
+        return Some(format!(
+            "{} is of another address family than the underlay {}",
+            peer.remote, underlay.addr
+        ));
     }
     None
 }
@@ -142,19 +148,34 @@ pub fn own_macs(settings: &Settings, vni: Vni) -> [MacAddr; 2] {
     [gateway_mac(vni), own_router_mac(settings)]
 }
 
+/// The gateways a port's default routes lead to: of each family that of the first of its addresses whose subnet
+/// has one. A pod can have one default route of a family only, and gateways of other subnets are not its business.
+#[must_use]
+pub fn port_gateways(port: &Port, network: &Network) -> Vec<IpAddr> {
+    let mut gateways: Vec<IpAddr> = Vec::new();
+    for ip in &port.ips {
+        let subnet = network.subnets.iter().find(|s| s.gateway.is_some() && s.cidr.contains(&ip.addr()));
+        if let Some(gateway) = subnet.and_then(|s| s.gateway)
+            && gateways.iter().all(|g| g.is_ipv4() != gateway.is_ipv4())
+        {
+            gateways.push(gateway);
+        }
+    }
+    gateways
+}
+
 /// The device as it is to be.
 ///
 /// # Errors
 /// A namespace that nothing can be called.
 pub fn port_spec(settings: &Settings, port: &Port, network: &Network) -> Result<PortSpec, String> {
-    let gateway: Vec<IpAddr> = network.subnets.iter().filter_map(|s| s.gateway).collect();
     Ok(PortSpec {
         netns: port.netns.parse().map_err(|e: crate::io::NetnsError| e.to_string())?,
         ifname: port.ifname.clone(),
         mac: port_mac(port),
         mtu: port_mtu(settings, port, network),
         addresses: port.ips.clone(),
-        gateways: gateway,
+        gateways: port_gateways(port, network),
         default_route: port.default_route,
         offload: port.offload,
         persist: false,
@@ -191,6 +212,19 @@ mod tests {
         settings = Settings { underlay: None, mtu: None, ..settings };
         assert_eq!(network_mtu(&settings, &network), 1500);
         assert!(peer_problem(&settings, &peer).is_some());
+    }
+
+    #[test]
+    fn one_default_route_of_a_family() {
+        let network =
+            testing::network("pods", 1, &["10.1.1.0/24", "10.1.2.0/24", "fd00:1::/64", "fd00:2::/64"]);
+        let of = |ips: &[&str]| {
+            let gateways = port_gateways(&testing::port("p", "pods", ips), &network);
+            gateways.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&["10.1.2.7/24", "10.1.1.7/24", "fd00:2::7/64"]), ["10.1.2.1", "fd00:2::1"]);
+        assert_eq!(of(&["fd00:1::7/64"]), ["fd00:1::1"]);
+        assert_eq!(of(&[]), [""; 0]);
     }
 
     #[test]

@@ -30,7 +30,14 @@ impl Scene<'_> {
             Step::Decap { origin, network } => {
                 self.network = Some(*network);
                 let (name, vni) = names.network(*network).unwrap_or(("?", 0));
-                ("decap", format!("from {} ({}), VNI {vni} is network {name}", names.say(*origin), names.remote(*origin)))
+                (
+                    "decap",
+                    format!(
+                        "from {} ({}), VNI {vni} is network {name}",
+                        names.say(*origin),
+                        names.remote(*origin)
+                    ),
+                )
             }
             Step::Guard { learning: true } => {
                 ("guard", format!("{} learns: any source may be behind it", names.say(self.origin)))
@@ -38,9 +45,15 @@ impl Scene<'_> {
             Step::Guard { learning: false } => {
                 ("guard", format!("source MAC and address are those declared for {}", names.say(self.origin)))
             }
-            Step::Learned { mac, moved: false } => ("learn", format!("{mac} is behind {}", names.say(self.origin))),
-            Step::Learned { mac, moved: true } => ("learn", format!("{mac} moved to {}", names.say(self.origin))),
-            Step::Bridged { dst } if dst.is_group() => ("classify", format!("bridge: {dst} is a group address")),
+            Step::Learned { mac, moved: false } => {
+                ("learn", format!("{mac} is behind {}", names.say(self.origin)))
+            }
+            Step::Learned { mac, moved: true } => {
+                ("learn", format!("{mac} moved to {}", names.say(self.origin)))
+            }
+            Step::Bridged { dst } if dst.is_group() => {
+                ("classify", format!("bridge: {dst} is a group address"))
+            }
             Step::Bridged { dst } => ("classify", format!("bridge: destination MAC {dst}")),
             Step::Routed { dst } => {
                 self.routed = Some(*dst);
@@ -50,7 +63,9 @@ impl Scene<'_> {
                 let kind = if *fixed { "static" } else { "learned" };
                 ("forward", format!("FDB hit ({kind}): {}", self.place(*egress)))
             }
-            Step::Flooded { copies } => ("forward", format!("flooded: {}", plural(*copies, "copy", "copies"))),
+            Step::Flooded { copies } => {
+                ("forward", format!("flooded: {}", plural(*copies, "copy", "copies")))
+            }
             Step::Fib { length, target } => {
                 let prefix = self.routed.and_then(|ip| IpNet::new(ip, *length).ok()).map(|net| net.trunc());
                 let prefix = prefix.map_or_else(|| format!("/{length}"), |p| p.to_string());
@@ -65,10 +80,13 @@ impl Scene<'_> {
             }
             Step::Neighbour { ip, mac } => ("resolve", format!("{ip} is at {mac}")),
             Step::Resolving { ip } => ("resolve", format!("{ip} is not known: asking, the frame waits")),
-            Step::Answered { ip, mac } => {
-                (if ip.is_ipv4() { "arp" } else { "nd" }, format!("answered from the tables: {ip} is at {mac}"))
+            Step::Answered { ip, mac } => (
+                if ip.is_ipv4() { "arp" } else { "nd" },
+                format!("answered from the tables: {ip} is at {mac}"),
+            ),
+            Step::IcmpError { kind, code } => {
+                ("icmp", format!("error to the source: type {kind} code {code}"))
             }
-            Step::IcmpError { kind, code } => ("icmp", format!("error to the source: type {kind} code {code}")),
             Step::Mtu { packet, mtu } if packet <= mtu => ("egress", format!("{packet} bytes fit MTU {mtu}")),
             Step::Mtu { packet, mtu } => ("egress", format!("{packet} bytes exceed MTU {mtu}")),
         }
@@ -139,7 +157,9 @@ pub fn hint(reason: DropReason) -> &'static str {
         R::SpoofedMac | R::SpoofedIp | R::SpoofedArp | R::SpoofedNd => {
             "declare what the pod may use with --mac and --ip, or declare the port as --learning"
         }
-        R::EtherType | R::RouterAdvert | R::DhcpServer => "if the pod is meant to do this, declare the port as --learning",
+        R::EtherType | R::RouterAdvert | R::DhcpServer => {
+            "if the pod is meant to do this, declare the port as --learning"
+        }
         R::StaticMove => "the MAC belongs to a declared port or a static entry: swctl fdb show",
         R::SplitHorizon => "peers reach each other directly: declare each on the other's node",
         R::UnknownUnicast => "add a static entry (swctl fdb add), or let the network flood",

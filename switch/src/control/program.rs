@@ -105,8 +105,10 @@ impl<T> Answer<T> {
         match tokio::time::timeout(std::time::Duration::from_millis(PATIENCE_MS), self.0).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(ProgramError::Gone.into()),
-            Err(_) => Err(ApiError::new(Reason::Timeout, format!("the worker did not answer in {PATIENCE_MS} ms"))
-                .hint("is the machine overloaded? see the log of swd")),
+            Err(_) => {
+                Err(ApiError::new(Reason::Timeout, format!("the worker did not answer in {PATIENCE_MS} ms"))
+                    .hint("is the machine overloaded? see the log of swd"))
+            }
         }
     }
 }

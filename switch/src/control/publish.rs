@@ -20,8 +20,8 @@ use tunnel::Encap;
 use super::ids::Ids;
 use super::{Settings, derive};
 use crate::datapath::{
-    Adjacency, Egress, Fib, Guard, Map, NetId, Network, Node, Peer, PeerId, Port, PortId, Sources, State, Tables,
-    Target, gateway_mac,
+    Adjacency, Egress, Fib, Guard, Map, NetId, Network, Node, Peer, PeerId, Port, PortId, Sources, State,
+    Tables, Target, gateway_mac,
 };
 
 /// The numbers in use. Only what has a number is published.
@@ -93,6 +93,7 @@ struct NetworkRecipe {
     learning: Vec<Egress>,
     segment: Vec<Egress>,
     flood: bool,
+    fdb_limit: u32,
     ageing_ms: u64,
 }
 
@@ -141,7 +142,13 @@ impl Publisher {
     }
 
     /// The tables for this state.
-    pub fn build(&mut self, generation: u64, settings: &Settings, desired: &DesiredState, ids: &Numbers) -> Tables {
+    pub fn build(
+        &mut self,
+        generation: u64,
+        settings: &Settings,
+        desired: &DesiredState,
+        ids: &Numbers,
+    ) -> Tables {
         let mut tables = Tables::new(self.seed);
         tables.generation = generation;
         tables.node = Node {
@@ -167,10 +174,12 @@ impl Publisher {
                 mtu: derive::peer_mtu(settings, peer),
                 network: match &peer.network {
                     // A peer of a network that is not numbered yet takes part in nothing.
-                    Some(name) => match ids.networks.get(name).and_then(|id| u16::try_from(id).ok()).map(NetId) {
-                        Some(network) => Some(network),
-                        None => continue,
-                    },
+                    Some(name) => {
+                        match ids.networks.get(name).and_then(|id| u16::try_from(id).ok()).map(NetId) {
+                            Some(network) => Some(network),
+                            None => continue,
+                        }
+                    }
                     None => None,
                 },
                 sources: peer.pod_cidrs.clone(),
@@ -188,7 +197,8 @@ impl Publisher {
             of_network.entry(&port.network).or_default().push(port);
         }
         for network in &desired.networks {
-            let Some(id) = ids.networks.get(&network.name).and_then(|id| u16::try_from(id).ok()).map(NetId) else {
+            let Some(id) = ids.networks.get(&network.name).and_then(|id| u16::try_from(id).ok()).map(NetId)
+            else {
                 continue;
             };
             let ports = of_network.get(network.name.as_str()).map_or(&[][..], |p| p);
@@ -202,7 +212,8 @@ impl Publisher {
                     mtu: derive::port_mtu(settings, port, network),
                     mac_limit: port.mac_limit.unwrap_or(derive::DEFAULT_MAC_LIMIT),
                 };
-                tables.ports[port_id.0 as usize] = Some(self.ports.update(port_id.0 as usize, recipe, make_port));
+                tables.ports[port_id.0 as usize] =
+                    Some(self.ports.update(port_id.0 as usize, recipe, make_port));
             }
             let recipe = network_recipe(desired, network, ports, ids);
             tables.by_vni.insert(network.vni.get(), id);
@@ -262,6 +273,7 @@ fn network_recipe(
         learning: Vec::new(),
         segment: Vec::new(),
         flood: network.flood,
+        fdb_limit: network.fdb_limit.unwrap_or(u32::MAX),
         ageing_ms: u64::from(network.ageing_seconds) * 1000,
     };
     let here = |name: &String| *name == network.name;
@@ -307,7 +319,8 @@ fn network_recipe(
             recipe.neighbours.insert(adjacency.mac.link_local_v6().into(), adjacency);
         }
     }
-    recipe.routes = routes(desired, network).into_iter().filter_map(|(p, t)| Some((p, target(t.kind, ids)?))).collect();
+    recipe.routes =
+        routes(desired, network).into_iter().filter_map(|(p, t)| Some((p, target(t.kind, ids)?))).collect();
     recipe
 }
 
@@ -343,10 +356,14 @@ pub enum RouteKind<'a> {
 /// The routes of a network. Of equal prefixes the connected one counts, then the one added by hand, then the
 /// peer of this network, then the peer of all networks.
 #[must_use]
-pub fn routes<'a>(desired: &'a DesiredState, network: &'a desired::Network) -> BTreeMap<IpNet, NamedRoute<'a>> {
+pub fn routes<'a>(
+    desired: &'a DesiredState,
+    network: &'a desired::Network,
+) -> BTreeMap<IpNet, NamedRoute<'a>> {
     let mut routes = BTreeMap::new();
     for own in [false, true] {
-        for peer in desired.peers.iter().filter(|p| p.network.is_some() == own && derive::applies(p, network)) {
+        for peer in desired.peers.iter().filter(|p| p.network.is_some() == own && derive::applies(p, network))
+        {
             for cidr in &peer.pod_cidrs {
                 let kind = Some(RouteKind::Peer(&peer.name));
                 routes.insert(*cidr, NamedRoute { protocol: Protocol::Peer, kind });
@@ -394,6 +411,7 @@ fn make_network(id: NetId, seed: u64, recipe: &NetworkRecipe) -> Network {
         flood_from_peer: join(&recipe.ports, &[]),
         unknown_from_port: join(&recipe.learning, &recipe.segment),
         unknown_from_peer: join(&recipe.learning, &[]),
+        fdb_limit: recipe.fdb_limit,
         flood_unknown: recipe.flood,
         ageing_ms: recipe.ageing_ms,
     }

@@ -48,8 +48,9 @@ fn dump(tables: &Tables) -> Vec<String> {
         };
         let statics: BTreeMap<_, _> = n.statics.iter().collect();
         let neighbours: BTreeMap<_, _> = n.neighbours.iter().collect();
-        let fib: Vec<_> =
-            (0..=255u8).flat_map(|b| [1, 2, 200].map(|c| n.fib.lookup(IpAddr::from([10, 1, b, c])))).collect();
+        let fib: Vec<_> = (0..=255u8)
+            .flat_map(|b| [1, 2, 200].map(|c| n.fib.lookup(IpAddr::from([10, 1, b, c]))))
+            .collect();
         lines.push(format!("network {i} {} {:?} {statics:?} {neighbours:?} {fib:?}", n.vni, n.gateways));
         lines.push(format!("{:?} {:?}", n.flood_from_port, n.flood_from_peer));
         lines.push(format!("{:?} {:?}", n.unknown_from_port, n.unknown_from_peer));
@@ -107,7 +108,10 @@ fn a_small_state() {
     let web = tables.ports[0].as_ref().unwrap();
     assert_eq!((web.guard, web.mtu, web.v4.len(), web.v6.len()), (Guard::Declared, 1450, 1, 2));
     assert_eq!(tables.ports[2].as_ref().unwrap().guard, Guard::Learning);
-    assert!(tables.peers[0].as_ref().unwrap().sources.is_some() && tables.peers[1].as_ref().unwrap().sources.is_none());
+    assert!(
+        tables.peers[0].as_ref().unwrap().sources.is_some()
+            && tables.peers[1].as_ref().unwrap().sources.is_none()
+    );
     assert_eq!(tables.node.router_mac.to_string(), "0e:53:c0:a8:4d:01");
 }
 
@@ -151,7 +155,8 @@ fn unchanged_objects_are_shared() {
     desired.ports.push(port("db-0", "other", &["10.1.1.2/24"]));
     numbered(&mut ids, &desired);
     let after = publisher.build(2, &settings(), &desired, &ids);
-    let same = |at: usize| Arc::ptr_eq(before.networks[at].as_ref().unwrap(), after.networks[at].as_ref().unwrap());
+    let same =
+        |at: usize| Arc::ptr_eq(before.networks[at].as_ref().unwrap(), after.networks[at].as_ref().unwrap());
     assert!(same(0) && !same(1));
     assert!(Arc::ptr_eq(before.ports[0].as_ref().unwrap(), after.ports[0].as_ref().unwrap()));
     assert!(Arc::ptr_eq(before.peers[0].as_ref().unwrap(), after.peers[0].as_ref().unwrap()));
@@ -175,7 +180,11 @@ fn apply(desired: &mut DesiredState, (kind, which, where_, flag): (u8, u8, u8, b
             desired.routes.retain(|r| r.network != net);
             desired.fdb.retain(|e| e.network != net);
             if flag {
-                desired.networks.push(network(&net, u32::from(where_) + 1 + u32::from(which) * 10, &["10.1.1.0/24"]));
+                desired.networks.push(network(
+                    &net,
+                    u32::from(where_) + 1 + u32::from(which) * 10,
+                    &["10.1.1.0/24"],
+                ));
             }
         }
         1 | 2 => {

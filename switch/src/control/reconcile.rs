@@ -80,7 +80,8 @@ impl Core {
             .iter()
             .find(|n| n.name == port.network)
             .ok_or_else(|| ApiError::no_network(&port.network))?;
-        let spec = derive::port_spec(&self.settings, port, network).map_err(|e| ApiError::invalid(&object, e))?;
+        let spec =
+            derive::port_spec(&self.settings, port, network).map_err(|e| ApiError::invalid(&object, e))?;
         let opened = self.opener.open_port(&spec).map_err(|e| explain(&object, &e))?;
         let (place, offloads) = (opened.place(), opened.offloads);
         let id = PortId(self.ids.ports.take(&port.name));
@@ -97,8 +98,8 @@ impl Core {
         })
     }
 
-    /// Hands opened devices to the worker.
-    pub(super) fn hand_over(&mut self) -> Result<(), ProgramError> {
+    /// Hands opened devices to the worker; false when one was refused and its number is free again.
+    pub(super) fn hand_over(&mut self) -> Result<bool, ProgramError> {
         let mut refused = Vec::new();
         for (name, actual) in &mut self.ports {
             let Actual::Up(up) = actual else { continue };
@@ -109,6 +110,7 @@ impl Core {
                 Err(e @ ProgramError::Device(_)) => refused.push((name.clone(), e)),
             }
         }
+        let all = refused.is_empty();
         for (name, e) in refused {
             tracing::error!(port = name, "{e}");
             self.ids.ports.release(&name);
@@ -118,7 +120,7 @@ impl Core {
                 self.close_device(&name, &up.spec, up.place);
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     fn close_device(&mut self, name: &str, spec: &PortSpec, place: PortPlace) {
@@ -187,9 +189,14 @@ impl Core {
 
     /// The devices as they are to be, by port.
     fn wanted(&self) -> HashMap<&str, (PortSpec, &str)> {
-        let networks: HashMap<&str, &Network> = self.desired.networks.iter().map(|n| (n.name.as_str(), n)).collect();
+        let networks: HashMap<&str, &Network> =
+            self.desired.networks.iter().map(|n| (n.name.as_str(), n)).collect();
         let wanted = |p: &Port| derive::port_spec(&self.settings, p, networks.get(p.network.as_str())?).ok();
-        self.desired.ports.iter().filter_map(|p| Some((p.name.as_str(), (wanted(p)?, p.network.as_str())))).collect()
+        self.desired
+            .ports
+            .iter()
+            .filter_map(|p| Some((p.name.as_str(), (wanted(p)?, p.network.as_str()))))
+            .collect()
     }
 
     /// Opens declared ports that have no device and whose time has come; true if there were any.
@@ -199,8 +206,9 @@ impl Core {
             Some(Actual::Up(_)) => false,
             Some(Actual::Down(down)) => down.retry_at <= now,
         };
-        let names: Vec<usize> =
-            (0..self.desired.ports.len()).filter(|&i| due(self.ports.get(&self.desired.ports[i].name))).collect();
+        let names: Vec<usize> = (0..self.desired.ports.len())
+            .filter(|&i| due(self.ports.get(&self.desired.ports[i].name)))
+            .collect();
         if names.is_empty() {
             return Ok(false);
         }
@@ -221,7 +229,11 @@ impl Core {
                             BACKOFF.0
                         }
                     };
-                    Actual::Down(Down { error, retry_at: now + backoff, backoff: (backoff * 2).min(BACKOFF.1) })
+                    Actual::Down(Down {
+                        error,
+                        retry_at: now + backoff,
+                        backoff: (backoff * 2).min(BACKOFF.1),
+                    })
                 }
             };
             self.ports.insert(port.name.clone(), actual);
@@ -257,7 +269,10 @@ impl Core {
             match self.opener.check_port(&up.spec, up.place) {
                 Ok(PortHealth::NetnsGone) => bad.push((name.clone(), "its network namespace is gone")),
                 Ok(PortHealth::NetnsReplaced) => {
-                    bad.push((name.clone(), "its network namespace was replaced by another of the same name"));
+                    bad.push((
+                        name.clone(),
+                        "its network namespace was replaced by another of the same name",
+                    ));
                 }
                 Ok(PortHealth::IfaceGone) => bad.push((name.clone(), "its device was deleted or renamed")),
                 Ok(PortHealth::IfaceReplaced) => bad.push((name.clone(), "another device has its name")),
@@ -292,9 +307,15 @@ fn explain(object: &str, e: &OpenError) -> ApiError {
         OpenError::Invalid(_) | OpenError::OwnNamespace(_) | OpenError::Netns(NetnsError::Invalid(_)) => {
             Reason::InvalidArgument
         }
-        OpenError::Netns(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => Reason::NetnsNotFound,
-        OpenError::Permission { .. } | OpenError::Netns(NetnsError::Permission { .. }) => Reason::PermissionDenied,
-        OpenError::IfaceExists { .. } | OpenError::Busy { .. } | OpenError::PortInUse { .. } => Reason::Conflict,
+        OpenError::Netns(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => {
+            Reason::NetnsNotFound
+        }
+        OpenError::Permission { .. } | OpenError::Netns(NetnsError::Permission { .. }) => {
+            Reason::PermissionDenied
+        }
+        OpenError::IfaceExists { .. } | OpenError::Busy { .. } | OpenError::PortInUse { .. } => {
+            Reason::Conflict
+        }
         OpenError::NoTun(_)
         | OpenError::Netlink { .. }
         | OpenError::NoSuchAddress(_)
@@ -307,7 +328,8 @@ fn explain(object: &str, e: &OpenError) -> ApiError {
             error(format!("network namespace {netns} not found at {}", path.display())).hint(*hint)
         }
         OpenError::Netns(NetnsError::NotANamespace { netns, path, hint }) => {
-            error(format!("{} of network namespace {netns} is not a network namespace", path.display())).hint(*hint)
+            error(format!("{} of network namespace {netns} is not a network namespace", path.display()))
+                .hint(*hint)
         }
         OpenError::IfaceExists { ifname, netns, kind } => {
             error(format!("interface {ifname} already exists in namespace {netns} ({kind})"))

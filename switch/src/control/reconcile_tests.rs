@@ -83,9 +83,11 @@ async fn removal_is_heard_in_order_and_numbers_are_used_again_afterwards() {
     next.ports.push(port("new", "pods", &["10.1.1.9/24"]));
     committed(&bench, next).await;
     settled(&bench).await;
-    let expected = ["publish 1", "remove 0", "forget Port(PortId(0))", "add 0", "publish 2", "forget Peer(PeerId(0))"];
+    let expected =
+        ["publish 1", "remove 0", "forget Port(PortId(0))", "add 0", "publish 2", "forget Peer(PeerId(0))"];
     assert_eq!(log(&bench), expected);
-    committed(&bench, DesiredState { networks: vec![network("other", 9, &[])], ..DesiredState::default() }).await;
+    committed(&bench, DesiredState { networks: vec![network("other", 9, &[])], ..DesiredState::default() })
+        .await;
     settled(&bench).await;
     assert_eq!(log(&bench).last().unwrap(), "forget network 0");
     assert!(bench.opener.0.lock().unwrap().open.is_empty());

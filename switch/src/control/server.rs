@@ -103,7 +103,11 @@ pub enum ServeError {
 ///
 /// # Errors
 /// See [`ServeError`].
-pub async fn serve(control: Control, mut socket: Socket, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn serve(
+    control: Control,
+    mut socket: Socket,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let Some(listener) = socket.listener.take() else { return Ok(()) };
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(ctl::DESCRIPTOR_SET)

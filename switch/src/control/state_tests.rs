@@ -250,7 +250,9 @@ fn an_unreadable_file_is_kept_and_the_previous_one_used() {
     store.save(&desired(1), 1).unwrap();
     store.save(&desired(2), 2).unwrap();
     let good = std::fs::read(dir.path().join(CURRENT)).unwrap();
-    for (number, bad) in [&good[..good.len() - 1], b"", b"swd-state 9 generation=1\n", b"\xff\n"].iter().enumerate() {
+    for (number, bad) in
+        [&good[..good.len() - 1], b"", b"swd-state 9 generation=1\n", b"\xff\n"].iter().enumerate()
+    {
         std::fs::write(dir.path().join(CURRENT), bad).unwrap();
         let loaded = store.load().unwrap();
         assert_eq!((loaded.desired, loaded.generation), (desired(1), 2));

@@ -39,7 +39,10 @@ pub fn network(name: &str, vni: u32, subnets: &[&str]) -> Network {
         .iter()
         .map(|s| {
             let cidr: ipnet::IpNet = s.parse().unwrap();
-            Subnet { cidr, gateway: cidr.hosts().next().map(|ip| if ip == cidr.network() { next(ip) } else { ip }) }
+            Subnet {
+                cidr,
+                gateway: cidr.hosts().next().map(|ip| if ip == cidr.network() { next(ip) } else { ip }),
+            }
         })
         .collect();
     Network {
@@ -202,7 +205,10 @@ fn work(rx: &Receiver<Command<OpenedPort>>, heard: &Heard) {
         let line = match command {
             Command::Publish(new) => {
                 for (id, _) in new.ports.iter().enumerate().filter(|(_, p)| p.is_some()) {
-                    assert!(ports.contains(&PortId(id as u32)), "a table names port {id}, which does not exist");
+                    assert!(
+                        ports.contains(&PortId(id as u32)),
+                        "a table names port {id}, which does not exist"
+                    );
                 }
                 assert!(new.generation > tables.generation);
                 tables = new;
@@ -231,7 +237,12 @@ fn work(rx: &Receiver<Command<OpenedPort>>, heard: &Heard) {
             }
             Command::Inspect(f) => {
                 let dead_ports = heard.dead.lock().unwrap().clone();
-                f(&mut Inspection { datapath: &mut datapath, tables: &tables, now_ms, dead_ports: &dead_ports });
+                f(&mut Inspection {
+                    datapath: &mut datapath,
+                    tables: &tables,
+                    now_ms,
+                    dead_ports: &dead_ports,
+                });
                 continue;
             }
             Command::Stop => return,
@@ -251,7 +262,8 @@ pub fn bench_with(settings: Settings, fs: Box<dyn fs::Fs>, opener: FakeOpener) -
     let (worker, heard) = worker();
     let mut store = Store::new(fs);
     let loaded = store.load().unwrap();
-    let control = Control::start(settings, store, loaded, Box::new(opener.clone()), Box::new(worker)).unwrap();
+    let control =
+        Control::start(settings, store, loaded, Box::new(opener.clone()), Box::new(worker)).unwrap();
     Bench { control, opener, heard }
 }
 

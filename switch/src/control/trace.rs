@@ -82,7 +82,10 @@ impl Control {
                 reply.drop_reason = reason.word().to_owned();
                 reply.drop_stage = reason.stage().to_owned();
                 reply.hint = explain::hint(*reason).to_owned();
-                reply.steps.push(step((reason.stage(), format!("dropped, {}: {}", reason.word(), reason.describe()))));
+                reply.steps.push(step((
+                    reason.stage(),
+                    format!("dropped, {}: {}", reason.word(), reason.describe()),
+                )));
                 V::Dropped
             }
             None => V::Unspecified,
@@ -159,7 +162,9 @@ fn make(
         (From::Port { .. }, true) => match neighbour {
             Some(mac) => mac,
             None => {
-                let note = format!("the pod does not know the MAC of {dst} and asks for it first; this is that frame");
+                let note = format!(
+                    "the pod does not know the MAC of {dst} and asks for it first; this is that frame"
+                );
                 return Ok((question(mac, src, dst)?, Some(note)));
             }
         },
@@ -215,11 +220,15 @@ fn question(mac: MacAddr, src: IpAddr, dst: IpAddr) -> Result<Vec<u8>, ApiError>
                 &dst.octets(),
             )
             .map_err(broken)?;
-            PacketBuilder::ethernet2(mac.0, MacAddr::BROADCAST.0).arp(arp).write(&mut frame).map_err(broken)?;
+            PacketBuilder::ethernet2(mac.0, MacAddr::BROADCAST.0)
+                .arp(arp)
+                .write(&mut frame)
+                .map_err(broken)?;
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let [.., x, y, z] = dst.octets();
-            let group = std::net::Ipv6Addr::from_octets([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, x, y, z]);
+            let group =
+                std::net::Ipv6Addr::from_octets([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, x, y, z]);
             let mut body = dst.octets().to_vec();
             body.extend([1, 1]);
             body.extend(mac.0);
@@ -234,17 +243,24 @@ fn question(mac: MacAddr, src: IpAddr, dst: IpAddr) -> Result<Vec<u8>, ApiError>
     Ok(frame)
 }
 
-fn build(flow: &proto::TraceFlow, macs: (MacAddr, MacAddr), ips: (IpAddr, IpAddr)) -> Result<Vec<u8>, ApiError> {
+fn build(
+    flow: &proto::TraceFlow,
+    macs: (MacAddr, MacAddr),
+    ips: (IpAddr, IpAddr),
+) -> Result<Vec<u8>, ApiError> {
     let port = |what: &str, v: u32, default: u16| match u16::try_from(v) {
         Ok(0) => Ok(default),
         Ok(v) => Ok(v),
         Err(_) => Err(ApiError::invalid("trace", format!("{what} {v} is out of range: at most 65535"))),
     };
-    let (sport, dport) = (port("source port", flow.sport, 40_000)?, port("destination port", flow.dport, 80)?);
+    let (sport, dport) =
+        (port("source port", flow.sport, 40_000)?, port("destination port", flow.dport, 80)?);
     let ttl = match u8::try_from(flow.ttl) {
         Ok(0) => 64,
         Ok(ttl) => ttl,
-        Err(_) => return Err(ApiError::invalid("trace", format!("TTL {} is out of range: at most 255", flow.ttl))),
+        Err(_) => {
+            return Err(ApiError::invalid("trace", format!("TTL {} is out of range: at most 255", flow.ttl)));
+        }
     };
     let ethernet = PacketBuilder::ethernet2(macs.0.0, macs.1.0);
     let ip = match ips {
@@ -263,8 +279,12 @@ fn build(flow: &proto::TraceFlow, macs: (MacAddr, MacAddr), ips: (IpAddr, IpAddr
         let least = headers - packet::ETHERNET_LEN;
         match flow.size {
             0 => Ok(Vec::new()),
-            n if n > MAX_SIZE => Err(ApiError::invalid("trace", format!("size {n} is out of range: at most {MAX_SIZE}"))),
-            n if (n as usize) < least => Err(ApiError::invalid("trace", format!("size {n} is less than the headers: {least}"))),
+            n if n > MAX_SIZE => {
+                Err(ApiError::invalid("trace", format!("size {n} is out of range: at most {MAX_SIZE}")))
+            }
+            n if (n as usize) < least => {
+                Err(ApiError::invalid("trace", format!("size {n} is less than the headers: {least}")))
+            }
             n => Ok(vec![0; n as usize - least]),
         }
     };
@@ -293,7 +313,13 @@ fn build(flow: &proto::TraceFlow, macs: (MacAddr, MacAddr), ips: (IpAddr, IpAddr
     Ok(frame)
 }
 
-fn outputs(out: &Postbox, batch: &Batch, tables: &Tables, names: &Names, underlay: &str) -> Vec<proto::TraceOutput> {
+fn outputs(
+    out: &Postbox,
+    batch: &Batch,
+    tables: &Tables,
+    names: &Names,
+    underlay: &str,
+) -> Vec<proto::TraceOutput> {
     let mut list = Vec::new();
     for &egress in out.touched() {
         for posted in out.list(egress) {

@@ -72,12 +72,14 @@ pub fn known<R: Recorder>(cx: &Context<'_, R>, ip: IpAddr, ours_to_answer: bool)
         // A peer asks about hosts behind us; what is behind other peers is for those to answer.
         return Known::No;
     }
-    if let Some((mac, owner)) = cx.neighbours.answer(cx.network.id, ip, cx.now_ms) {
-        return if owner == cx.origin { Known::Silent } else { Known::At(mac, false) };
+    // The route first: what a learning port merely claims must not take traffic from a peer's pods.
+    if let Some((_, Target::Peer(_))) = cx.network.fib.lookup(ip) {
+        return Known::At(cx.network.gateway_mac, true);
     }
-    match cx.network.fib.lookup(ip) {
-        Some((_, Target::Peer(_))) => Known::At(cx.network.gateway_mac, true),
-        _ => Known::No,
+    match cx.neighbours.answer(cx.network.id, ip, cx.now_ms) {
+        Some((_, owner)) if owner == cx.origin => Known::Silent,
+        Some((mac, _)) => Known::At(mac, false),
+        None => Known::No,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which way a frame goes: to the switch's own ARP or ND, through the router, or across the bridge.
 
 use super::tables::{Network, Node};
+use packet::checksum::{self, L4Checksum};
 use packet::{Fragment, Headers, MacAddr, Net, ip_proto};
 
 /// The way.
@@ -35,7 +36,8 @@ pub fn classify(network: &Network, node: &Node, frame: &[u8], headers: &Headers)
     if is_own_mac(network, node, Headers::dst_mac(frame)) { Class::Routed } else { Class::Bridged }
 }
 
-/// A solicitation or advertisement that may be believed: whole, hop limit 255 (RFC 4861 section 7.1), code 0.
+/// A solicitation or advertisement that may be believed: whole, hop limit 255 (RFC 4861 section 7.1), code 0,
+/// checksum right or still to be computed.
 fn is_nd(frame: &[u8], headers: &Headers) -> bool {
     let at = usize::from(headers.l4);
     at != 0
@@ -44,4 +46,5 @@ fn is_nd(frame: &[u8], headers: &Headers) -> bool {
         && matches!(frame[at], 135 | 136)
         && frame[at + 1] == 0
         && frame[Headers::L3 + 7] == 255
+        && (checksum::l4_state(headers, frame) == L4Checksum::Partial || checksum::verify_l4(headers, frame))
 }

@@ -3,7 +3,7 @@
 
 use super::counters::CounterTable;
 use super::fdb::Fdb;
-use super::frame::{Frame, FrameRef, Posted, Postbox};
+use super::frame::{Frame, FrameRef, Postbox, Posted};
 use super::icmp::Limiter;
 use super::neighbour::Neighbours;
 use super::tables::{Network, Tables};

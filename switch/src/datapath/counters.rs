@@ -131,8 +131,10 @@ pub struct CounterTable {
     pub icmp_limited: u64,
     /// Learned entries that moved from one egress to another.
     pub moves: u64,
-    /// Learned entries evicted because their port or the table was full.
+    /// Learned entries evicted because their port, peer or the table was full.
     pub evictions: u64,
+    /// Addresses not learned because the table was full and their port or peer had nothing to give for them.
+    pub refused: u64,
     /// Learned entries that aged out.
     pub aged: u64,
 }

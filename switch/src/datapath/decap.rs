@@ -86,7 +86,13 @@ pub fn ecn(outer_tos: u8, frame: &mut [u8], headers: &Headers) -> Result<(), Dro
 /// # Errors
 /// `Nested`, `PeerSource`.
 #[inline]
-pub fn admit(tables: &Tables, peer: &Peer, frame: &[u8], headers: &Headers) -> Result<(), DropReason> {
+pub fn admit(
+    tables: &Tables,
+    network: &Network,
+    peer: &Peer,
+    frame: &[u8],
+    headers: &Headers,
+) -> Result<(), DropReason> {
     if headers.proto == ip_proto::UDP && tables.node.tunnel_ports.contains(&headers.dport) {
         let to = headers.dst_ip(frame);
         if to.is_some_and(|ip| Some(ip) == tables.node.underlay || tables.by_remote.contains_key(&ip)) {
@@ -94,25 +100,34 @@ pub fn admit(tables: &Tables, peer: &Peer, frame: &[u8], headers: &Headers) -> R
         }
     }
     let Some(sources) = &peer.sources else { return Ok(()) };
-    let allowed = match headers.net {
-        Net::V4 => sources.contains(IpAddr::V4(read_v4(frame, Headers::L3 + 12))),
+    let icmp6 = headers.net == Net::V6 && headers.proto == ip_proto::ICMPV6;
+    if icmp6 && headers.l4 != 0 && frame[usize::from(headers.l4)] == ROUTER_ADVERT {
+        return Err(DropReason::RouterAdvert);
+    }
+    let allowed = match (headers.net, headers.src_ip(frame)) {
+        // The gateway is on every node: its ICMP errors about our pods' packets come from there too.
+        (Net::V4, Some(src)) => {
+            sources.contains(src) || (headers.proto == ip_proto::ICMP && network.is_gateway_ip(src))
+        }
+        // Link-local and unspecified sources belong to the segment, not to a pod: neighbour discovery needs them.
+        (Net::V6, Some(IpAddr::V6(src))) => {
+            let segment = src.is_unicast_link_local() || src.is_unspecified();
+            let own = sources.contains(IpAddr::V6(src));
+            (own || (icmp6 && (segment || network.is_gateway_ip(IpAddr::V6(src)))))
+                && !(icmp6 && claims_foreign(sources, frame, headers))
+        }
         // A probe (RFC 5227) carries no sender address; it claims nothing.
-        Net::Arp => {
+        (Net::Arp, _) => {
             let sender = read_v4(frame, Headers::L3 + 14);
             sender == Ipv4Addr::UNSPECIFIED || sources.contains(IpAddr::V4(sender))
         }
-        // Link-local and unspecified sources belong to the segment, not to a pod: neighbour discovery needs them.
-        Net::V6 => {
-            let src = read_v6(frame, Headers::L3 + 8);
-            let icmp = headers.proto == ip_proto::ICMPV6;
-            ((icmp && (src.is_unicast_link_local() || src.is_unspecified()))
-                || sources.contains(IpAddr::V6(src)))
-                && !(icmp && claims_foreign(sources, frame, headers))
-        }
-        Net::Other => false,
+        _ => false,
     };
     if allowed { Ok(()) } else { Err(DropReason::PeerSource) }
 }
+
+/// ICMPv6 type of a router advertisement (RFC 4861).
+const ROUTER_ADVERT: u8 = 134;
 
 /// A neighbour advertisement for an address that is neither link-local nor the peer's.
 fn claims_foreign(sources: &Sources, frame: &[u8], headers: &Headers) -> bool {

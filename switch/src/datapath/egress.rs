@@ -7,6 +7,7 @@
 use super::context::{Context, Current};
 use super::icmp;
 use super::parse::packet_size;
+use super::tables::Tables;
 use super::trace::{Recorder, Step};
 use super::verdict::{DropReason, Egress, Verdict};
 use packet::{GsoType, Headers};
@@ -23,23 +24,34 @@ pub fn send<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, egress:
     }
 }
 
+/// Largest IP packet that an egress takes, in bytes.
+#[inline]
+#[must_use]
+pub fn mtu(tables: &Tables, egress: Egress) -> Option<u32> {
+    match egress {
+        Egress::Port(id) => tables.port(id).map(|p| p.mtu),
+        Egress::Peer(id) => tables.peer(id).map(|p| p.mtu),
+    }
+}
+
 /// Checks the size, shrinking segments if that helps; tells the source if it does not.
 ///
 /// # Errors
 /// `TooBig`, `EgressGone`.
 #[inline]
-pub fn fit<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, egress: Egress) -> Result<(), DropReason> {
-    let mtu = match egress {
-        Egress::Port(id) => cx.tables.port(id).map(|p| p.mtu),
-        Egress::Peer(id) => cx.tables.peer(id).map(|p| p.mtu),
-    }
-    .ok_or(DropReason::EgressGone)?;
+pub fn fit<R: Recorder>(
+    cx: &mut Context<'_, R>,
+    cur: &mut Current<'_>,
+    egress: Egress,
+) -> Result<(), DropReason> {
+    let mtu = mtu(cx.tables, egress).ok_or(DropReason::EgressGone)?;
     let packet = packet_size(&cur.meta.headers, &cur.meta.vnet);
     cx.rec.step(|| Step::Mtu { packet, mtu });
     if packet <= mtu {
         return Ok(());
     }
-    let headers = u32::from(cur.meta.headers.payload) - (Headers::L3 as u32).min(u32::from(cur.meta.headers.payload));
+    let headers =
+        u32::from(cur.meta.headers.payload) - (Headers::L3 as u32).min(u32::from(cur.meta.headers.payload));
     if matches!(cur.meta.vnet.gso_type, GsoType::Tcp4 | GsoType::Tcp6) && mtu > headers {
         cur.meta.vnet.gso_size = (mtu - headers) as u16;
         return Ok(());

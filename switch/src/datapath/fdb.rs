@@ -87,6 +87,8 @@ pub struct Fdb {
     free: Vec<u32>,
     ports: Vec<Owner>,
     peers: Vec<Owner>,
+    /// Entries by network.
+    networks: Vec<u32>,
     len: usize,
     capacity: usize,
     /// Where the last sweep ran out of budget: number of the owner (ports first), last key of it that was kept.
@@ -128,10 +130,17 @@ impl Fdb {
             free: Vec::with_capacity(capacity),
             ports: Vec::new(),
             peers: Vec::new(),
+            networks: Vec::new(),
             len: 0,
             capacity,
             resume: None,
         }
+    }
+
+    /// Most entries the table holds.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.capacity as u32
     }
 
     /// Entries in the table.
@@ -242,8 +251,23 @@ impl Fdb {
         let (at, _) = self.probe(key);
         self.index[at] = Entry { key, egress: packed, slot };
         self.len += 1;
+        *self.network(network) += 1;
         self.link(slot, packed);
         outcome
+    }
+
+    fn network(&mut self, id: NetId) -> &mut u32 {
+        let at = usize::from(id.0);
+        if at >= self.networks.len() {
+            self.networks.resize(at + 1, 0);
+        }
+        &mut self.networks[at]
+    }
+
+    /// Entries of one network.
+    #[must_use]
+    pub fn network_len(&self, id: NetId) -> u32 {
+        self.networks.get(usize::from(id.0)).copied().unwrap_or(0)
     }
 
     /// Appends to the newest end of the owner's list.
@@ -290,6 +314,7 @@ impl Fdb {
         self.unlink(slot);
         self.free.push(slot);
         self.len -= 1;
+        *self.network(NetId((self.slots[slot as usize].key >> 48) as u16)) -= 1;
         self.close_gap(at);
     }
 

@@ -6,10 +6,11 @@
 //! - unknown unicast: the part of that list behind which something unknown can be.
 
 use super::context::{Context, Current};
-use super::egress;
+use super::parse::packet_size;
 use super::trace::{Recorder, Step};
 use super::verdict::{DropReason, Egress, Verdict};
-use packet::Headers;
+use super::{egress, icmp};
+use packet::{GsoType, Headers};
 
 /// Bridges a frame that guard and learning have passed.
 #[inline]
@@ -44,8 +45,9 @@ pub fn may_leave(origin: Egress, egress: Egress) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Sends a copy to everybody who may have to see it.
-pub fn flood<R: Recorder>(cx: &mut Context<'_, R>, cur: &Current<'_>, unknown: bool) -> Verdict {
+/// Sends a copy to everybody who may have to see it and for whom it is not too big. The sender of an unknown
+/// unicast frame that is too big for somebody is told, as if that were where it had to go.
+pub fn flood<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, unknown: bool) -> Verdict {
     let network = cx.network;
     let list = match (cx.origin, unknown) {
         (Egress::Port(_), false) => &network.flood_from_port,
@@ -53,7 +55,29 @@ pub fn flood<R: Recorder>(cx: &mut Context<'_, R>, cur: &Current<'_>, unknown: b
         (Egress::Port(_), true) => &network.unknown_from_port,
         (Egress::Peer(_), true) => &network.unknown_from_peer,
     };
-    let copies = cx.post_all(list, Some(cx.origin), cur.name);
+    // TCP offload frames are cut to fit wherever they go.
+    let tcp = matches!(cur.meta.vnet.gso_type, GsoType::Tcp4 | GsoType::Tcp6);
+    let packet = if tcp { 0 } else { packet_size(&cur.meta.headers, &cur.meta.vnet) };
+    let mut copies = 0;
+    let mut short = None;
+    let origin = cx.origin;
+    for &egress in list.iter().filter(|&&egress| egress != origin) {
+        match egress::mtu(cx.tables, egress) {
+            Some(mtu) if packet > mtu => short = Some(short.map_or(mtu, |least: u32| least.min(mtu))),
+            _ => {
+                cx.post(egress, cur.name);
+                copies += 1;
+            }
+        }
+    }
     cx.rec.step(|| Step::Flooded { copies });
+    if let Some(mtu) = short {
+        if unknown {
+            icmp::error(cx, cur, icmp::Error::TooBig(mtu));
+        }
+        if copies == 0 {
+            return Verdict::Drop(DropReason::TooBig);
+        }
+    }
     Verdict::Flood(copies)
 }

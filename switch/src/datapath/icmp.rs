@@ -115,7 +115,10 @@ pub fn about<R: Recorder>(cx: &mut Context<'_, R>, what: Error, frame: &[u8], he
     if !due(frame, headers, to, original_dst, what) {
         return;
     }
-    let Some(from) = cx.network.gateway_ip(to) else { return };
+    // On a network without a gateway the hole must be told of all the same; the destination's address is the
+    // only one that the source is sure to accept (it looks at the quoted packet, not at who says so).
+    let size = matches!(what, Error::TooBig(_));
+    let Some(from) = cx.network.gateway_ip(to).or(size.then_some(original_dst)) else { return };
     if !cx.limiter.allow(cx.origin, cx.now_ms) {
         cx.counters.icmp_limited += 1;
         return;

@@ -22,11 +22,17 @@ pub fn source<R: Recorder>(cx: &mut Context<'_, R>, frame: &[u8]) -> Result<(), 
             Some(port) if port.guard == Guard::Learning => port.mac_limit,
             _ => return Ok(()),
         },
-        Egress::Peer(_) => u32::MAX,
+        // Half the table, so that one node's hosts cannot keep another's from being learned.
+        Egress::Peer(_) => cx.fdb.capacity() / 2,
     };
     let mac = Headers::src_mac(frame);
     if let Some(&fixed) = cx.network.statics.get(&mac) {
         return if fixed == cx.origin { Ok(()) } else { Err(DropReason::StaticMove) };
+    }
+    let full = cx.fdb.network_len(cx.network.id) >= cx.network.fdb_limit;
+    if full && cx.fdb.lookup(cx.network.id, mac).is_none() {
+        cx.counters.refused += 1;
+        return Ok(());
     }
     match cx.fdb.learn(cx.network.id, mac, cx.origin, quota, cx.now_ms) {
         Learned::Refreshed => {}
@@ -39,7 +45,7 @@ pub fn source<R: Recorder>(cx: &mut Context<'_, R>, frame: &[u8]) -> Result<(), 
             cx.counters.moves += 1;
             cx.rec.step(|| Step::Learned { mac, moved: true });
         }
-        Learned::Refused => cx.counters.evictions += 1,
+        Learned::Refused => cx.counters.refused += 1,
     }
     Ok(())
 }

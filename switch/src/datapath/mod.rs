@@ -48,8 +48,8 @@ mod verdict;
 pub use counters::{CounterTable, Counters};
 pub use fdb::{Fdb, FdbEntry, Learned};
 pub use frame::{
-    BUFFER_LEN, Batch, Frame, FrameRef, Generated, HEADROOM, Ingress, MAX_FRAME, MAX_GENERATED, OwnFrame, Postbox,
-    Posted,
+    BUFFER_LEN, Batch, Frame, FrameRef, Generated, HEADROOM, Ingress, MAX_FRAME, MAX_GENERATED, OwnFrame,
+    Postbox, Posted,
 };
 pub use hash::{Map, State};
 pub use neighbour::{NeighbourEntry, Neighbours};
@@ -231,7 +231,7 @@ impl Datapath {
                     if let Ingress::Underlay { tos, .. } = meta.ingress {
                         decap::ecn(tos, bytes, &meta.headers)?;
                     }
-                    decap::admit(tables, opened.conf, bytes, &meta.headers)?;
+                    decap::admit(tables, network, opened.conf, bytes, &meta.headers)?;
                     guard::ethernet(network, &tables.node, bytes)?;
                     rec.step(|| Step::Decap { origin, network: network.id });
                     Ok(())

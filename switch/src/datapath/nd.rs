@@ -34,7 +34,8 @@ pub fn nd<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Verdic
         Known::At(mac, _) if mac == asker => Verdict::Consumed,
         Known::At(mac, router) => {
             cx.rec.step(|| Step::Answered { ip: IpAddr::V6(target), mac });
-            let to = if src.is_unspecified() { MacAddr([0x33, 0x33, 0, 0, 0, 1]) } else { link.unwrap_or(asker) };
+            let to =
+                if src.is_unspecified() { MacAddr([0x33, 0x33, 0, 0, 0, 1]) } else { link.unwrap_or(asker) };
             let made = cx.generate(VnetHdr::default(), |out| {
                 reply::neighbour_advertisement(out, (mac, to), target, src, router, true);
             });

@@ -227,6 +227,8 @@ pub struct Network {
     pub unknown_from_port: Arc<[Egress]>,
     /// As `flood_from_peer`, likewise.
     pub unknown_from_peer: Arc<[Egress]>,
+    /// Most MACs learned in this network; `u32::MAX` leaves it to the table's capacity.
+    pub fdb_limit: u32,
     /// Is unknown unicast flooded?
     pub flood_unknown: bool,
     /// Learned entries live this long after their last frame, in milliseconds; 0 means for ever.

@@ -126,6 +126,12 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
         self.tables.generation
     }
 
+    /// Do the tables in force name this port?
+    #[must_use]
+    pub fn names(&self, id: PortId) -> bool {
+        self.tables.port(id).is_some()
+    }
+
     /// The device of a port, for registering it with a poller.
     pub fn port_mut(&mut self, id: PortId) -> Option<&mut P> {
         Some(&mut self.ports.get_mut(id.0 as usize)?.as_mut()?.io)

@@ -30,7 +30,9 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
 
     /// Reads up to `budget` frames of a port into the batch.
     pub fn fill_from_port(&mut self, id: PortId, budget: usize) -> Filled {
-        let Some(slot) = self.ports.get_mut(id.0 as usize).and_then(Option::as_mut) else { return Filled::Gone };
+        let Some(slot) = self.ports.get_mut(id.0 as usize).and_then(Option::as_mut) else {
+            return Filled::Gone;
+        };
         let mut failures = 0;
         for _ in 0..budget {
             if self.batch_bytes >= BATCH_BYTES || self.batch.frames.len() >= BATCH_FRAMES {

@@ -146,7 +146,11 @@ impl ToPeer<'_> {
             counters.send_drop(DropReason::EgressGone, list.len() as u64);
             return;
         };
-        let to = PeerAddr { id: self.id.0, addr: SocketAddr::new(peer.remote, peer.port), checksum: peer.checksum };
+        let to = PeerAddr {
+            id: self.id.0,
+            addr: SocketAddr::new(peer.remote, peer.port),
+            checksum: peer.checksum,
+        };
         let (batch, out) = (self.batch, self.out);
         let frames = list.iter().map(|posted| {
             let (bytes, headers, vnet, hash) = resolve(batch, out, posted);

@@ -8,8 +8,18 @@ use lab::{Lab, Pod, Result};
 use std::net::IpAddr;
 
 /// Programs the comparison runs, apart from our own.
-pub const TOOLS: &[&str] =
-    &["ip", "bridge", "ethtool", "ping", "iperf3", "ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-appctl"];
+pub const TOOLS: &[&str] = &[
+    "ip",
+    "bridge",
+    "ethtool",
+    "ping",
+    "iperf3",
+    "ovs-vswitchd",
+    "ovsdb-server",
+    "ovsdb-tool",
+    "ovs-vsctl",
+    "ovs-appctl",
+];
 
 /// A switch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +83,17 @@ fn swd(lab: &Lab, pods: &[Pod; 2], across: bool) -> Result<()> {
     let nodes = if across { [a, b] } else { [a, a] };
     for (node, other) in [(a, b), (b, a)] {
         node.start_swd(&[])?;
-        node.swctl_text(&["network", "add", "pods", "--vni", "1", "--subnet", "10.1.1.0/24", "--gateway", "10.1.1.1"])?;
+        node.swctl_text(&[
+            "network",
+            "add",
+            "pods",
+            "--vni",
+            "1",
+            "--subnet",
+            "10.1.1.0/24",
+            "--gateway",
+            "10.1.1.1",
+        ])?;
         node.add_peer(other, false, &[])?;
     }
     for ((node, pod), address) in nodes.into_iter().zip(pods).zip(ADDRESSES) {

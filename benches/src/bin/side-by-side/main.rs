@@ -114,7 +114,11 @@ fn run(options: &Options) -> Result<()> {
 fn progress(round: u32, rounds: u32, cell: &Cell, gbits: f64) -> Result<()> {
     let place = if cell.across { "across nodes" } else { "one node" };
     let name = cell.contender.name(cell.across);
-    writeln!(std::io::stderr(), "round {round}/{rounds}  {place:<12}  {name:<28} {} streams  {gbits:6.2} Gbit/s", cell.streams)?;
+    writeln!(
+        std::io::stderr(),
+        "round {round}/{rounds}  {place:<12}  {name:<28} {} streams  {gbits:6.2} Gbit/s",
+        cell.streams
+    )?;
     Ok(())
 }
 
@@ -132,8 +136,19 @@ fn print(figures: &[(Cell, Vec<f64>)]) -> Result<()> {
         figures.iter().find(|(c, _)| *c == cell).map_or(0.0, |(_, list)| median(list))
     };
     for across in [false, true] {
-        writeln!(out, "\n{}\n", if across { "Across nodes (TCP, Gbit/s, median [min-max])" } else { "On one node (TCP, Gbit/s, median [min-max])" })?;
-        writeln!(out, "| switch | 1 stream | 4 streams | swd is, 1 | swd is, 4 |\n| --- | --- | --- | --- | --- |")?;
+        writeln!(
+            out,
+            "\n{}\n",
+            if across {
+                "Across nodes (TCP, Gbit/s, median [min-max])"
+            } else {
+                "On one node (TCP, Gbit/s, median [min-max])"
+            }
+        )?;
+        writeln!(
+            out,
+            "| switch | 1 stream | 4 streams | swd is, 1 | swd is, 4 |\n| --- | --- | --- | --- | --- |"
+        )?;
         for contender in Contender::ALL {
             let mut row = format!("| {} |", contender.name(across));
             for streams in STREAMS {
@@ -143,7 +158,10 @@ fn print(figures: &[(Cell, Vec<f64>)]) -> Result<()> {
                 row.push_str(&format!(" {:.2} [{min:.2}-{max:.2}] |", median(list)));
             }
             for streams in STREAMS {
-                row.push_str(&format!(" {:.2}x |", of(Contender::Swd, across, streams) / of(contender, across, streams)));
+                row.push_str(&format!(
+                    " {:.2}x |",
+                    of(Contender::Swd, across, streams) / of(contender, across, streams)
+                ));
             }
             writeln!(out, "{row}")?;
         }

@@ -1,9 +1,9 @@
 //! The sections of the demo. Each prints what it does and keeps a line for the summary.
 
 use crate::topology::{PodPlace, Topology};
-use lab::probe::{self, IperfOptions};
 use lab::Result;
 use lab::conserve::Ledger;
+use lab::probe::{self, IperfOptions};
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -26,7 +26,11 @@ impl Screen {
 
     /// A section heading.
     pub fn title(&self, text: &str) -> Result<()> {
-        if self.colour { self.line(&format!("\n\x1b[1m== {text}\x1b[0m")) } else { self.line(&format!("\n== {text}")) }
+        if self.colour {
+            self.line(&format!("\n\x1b[1m== {text}\x1b[0m"))
+        } else {
+            self.line(&format!("\n== {text}"))
+        }
     }
 
     /// A command as a person would type it on that node.
@@ -115,7 +119,10 @@ pub fn pings(screen: &Screen, t: &Topology, summary: &mut Summary) -> Result<()>
             screen.line(&row)?;
         }
     }
-    summary.add(lost == 0, format!("{} of {sent} pairs of pods reach each other (IPv4, IPv6, routed, bridged)", sent - lost));
+    summary.add(
+        lost == 0,
+        format!("{} of {sent} pairs of pods reach each other (IPv4, IPv6, routed, bridged)", sent - lost),
+    );
     Ok(())
 }
 
@@ -145,8 +152,12 @@ pub fn trace(screen: &Screen, t: &Topology, summary: &mut Summary) -> Result<()>
     let (a, b) = (&t.lab.nodes()[0], &t.lab.nodes()[1]);
     let far = t.pods[2].v4.to_string();
     let peer = format!("{}={}", b.name(), b.socket().display());
-    let args = ["trace", "--from", "web-0", "--to", &far, "--proto", "tcp", "--dport", "80", "--peer-socket", &peer];
-    screen.command(a.name(), &["swctl trace --from web-0 --to", &far, "--proto tcp --dport 80 --peer-socket node-b=..."])?;
+    let args =
+        ["trace", "--from", "web-0", "--to", &far, "--proto", "tcp", "--dport", "80", "--peer-socket", &peer];
+    screen.command(
+        a.name(),
+        &["swctl trace --from web-0 --to", &far, "--proto tcp --dport 80 --peer-socket node-b=..."],
+    )?;
     let text = a.swctl_text(&args)?;
     screen.line(text.trim_end())?;
     summary.add(text.contains("DELIVERED"), "a traced packet is delivered across both nodes".to_owned());
@@ -166,7 +177,9 @@ pub fn drops(screen: &Screen, t: &Topology, summary: &mut Summary) -> Result<()>
         screen.command(node.name(), &["swctl", "drops"])?;
         screen.line(node.swctl_text(&["drops"])?.trim_end())?;
         let balanced = Ledger::read(node)?.balanced();
-        let verdict = balanced.as_ref().map_or_else(ToString::to_string, |()| "every frame is accounted for".to_owned());
+        let verdict = balanced
+            .as_ref()
+            .map_or_else(ToString::to_string, |()| "every frame is accounted for".to_owned());
         summary.add(balanced.is_ok(), format!("{}: {verdict}", node.name()));
     }
     Ok(())

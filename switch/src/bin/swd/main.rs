@@ -22,8 +22,8 @@ use switch::datapath::Config;
 use switch::io::{HostOpener, Opener as _};
 use switch::worker::{self, WorkerConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tunnel::underlay::{PeerAddr, TxOptions, UdpRx, UdpTx, UnderlayTx as _};
 use tunnel::Encap;
+use tunnel::underlay::{PeerAddr, TxOptions, UdpRx, UdpTx, UnderlayTx as _};
 
 use options::{Cli, Options};
 
@@ -102,7 +102,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let socket_path = options.socket.unwrap_or_else(|| PathBuf::from(ctl::DEFAULT_SOCKET));
     runtime.block_on(async move {
         // Signals are caught before anything has to be cleaned up.
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let control = Control::start(settings, store, loaded, Box::new(opener), Box::new(program))?;
         let socket = Socket::bind(&socket_path).map_err(|e| about_socket(&socket_path, &e))?;
         tracing::info!(socket = %socket_path.display(), "ready");
@@ -132,7 +133,8 @@ fn about_socket(path: &Path, e: &std::io::Error) -> String {
 }
 
 fn start_log(level: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level).map_err(|e| format!("log level `{level}`: {e}"))?;
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(level).map_err(|e| format!("log level `{level}`: {e}"))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     Ok(())
 }

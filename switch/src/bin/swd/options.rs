@@ -59,7 +59,8 @@ impl Options {
     /// A sentence that names the file.
     pub fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let options: Self = toml::from_str(&text).map_err(|e| format!("{}: {}", path.display(), e.to_string().trim_end()))?;
+        let options: Self =
+            toml::from_str(&text).map_err(|e| format!("{}: {}", path.display(), e.to_string().trim_end()))?;
         options.check().map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(options)
     }

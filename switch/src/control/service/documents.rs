@@ -13,7 +13,8 @@ impl Control {
         let mut core = self.core().await;
         let (next, changes) = core.desired.merged(document, request.prune);
         core.check(&next)?;
-        let generation = if request.dry_run || changes.is_empty() { core.generation } else { core.commit(next)? };
+        let generation =
+            if request.dry_run || changes.is_empty() { core.generation } else { core.commit(next)? };
         Ok(proto::ApplyReply { generation, changes: changes.into_iter().map(Into::into).collect() })
     }
 

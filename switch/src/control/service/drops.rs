@@ -32,7 +32,10 @@ pub(super) fn ledger(table: &CounterTable) -> proto::Ledger {
 }
 
 impl Control {
-    pub(super) async fn list_drops(&self, request: proto::ListDropsRequest) -> Result<proto::ListDropsReply, ApiError> {
+    pub(super) async fn list_drops(
+        &self,
+        request: proto::ListDropsRequest,
+    ) -> Result<proto::ListDropsReply, ApiError> {
         let (names, answer) = {
             let core = self.core().await;
             (Names::of(&core), core.ask(|i| i.datapath.counters.clone())?)

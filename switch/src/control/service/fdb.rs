@@ -60,7 +60,10 @@ impl Filter {
 }
 
 impl Control {
-    pub(super) async fn list_fdb(&self, request: proto::ListFdbRequest) -> Result<proto::ListFdbReply, ApiError> {
+    pub(super) async fn list_fdb(
+        &self,
+        request: proto::ListFdbRequest,
+    ) -> Result<proto::ListFdbReply, ApiError> {
         let limit = match request.limit {
             0 => DEFAULT_LIMIT,
             n => n as usize,
@@ -74,8 +77,12 @@ impl Control {
             let names = Names::of(&core);
             let fixed = fixed(&core, &names, filter);
             let answer = core.ask(move |i| {
-                let entries: Vec<_> =
-                    i.datapath.fdb().iter().filter(|e| filter.takes(e.network, e.mac, Some(e.egress))).collect();
+                let entries: Vec<_> = i
+                    .datapath
+                    .fdb()
+                    .iter()
+                    .filter(|e| filter.takes(e.network, e.mac, Some(e.egress)))
+                    .collect();
                 (i.now_ms, entries)
             })?;
             (fixed, names, answer)
@@ -129,9 +136,12 @@ impl Control {
             if next.fdb.len() < core.desired.fdb.len() {
                 return Ok(proto::Ack { generation: core.commit(next)?, changed: true });
             }
-            let declared = |p: &&ctl::desired::Port| p.network == network && !p.ips.is_empty() && derive::port_mac(p) == mac;
+            let declared = |p: &&ctl::desired::Port| {
+                p.network == network && !p.ips.is_empty() && derive::port_mac(p) == mac
+            };
             if let Some(port) = core.desired.ports.iter().find(declared) {
-                let text = format!("fdb entry {mac} in network {network} is the address of port {}", port.name);
+                let text =
+                    format!("fdb entry {mac} in network {network} is the address of port {}", port.name);
                 return Err(ApiError::new(Reason::InUse, text).hint("it goes with the port"));
             }
             (forget(&core, &network, mac)?, core.generation)
@@ -141,13 +151,19 @@ impl Control {
             None => false,
         };
         if !removed && !request.if_exists {
-            return Err(ApiError::new(Reason::FdbNotFound, format!("no fdb entry {mac} in network {network}"))
-                .hint("list them: swctl fdb show"));
+            return Err(ApiError::new(
+                Reason::FdbNotFound,
+                format!("no fdb entry {mac} in network {network}"),
+            )
+            .hint("list them: swctl fdb show"));
         }
         Ok(proto::Ack { generation, changed: removed })
     }
 
-    pub(super) async fn flush_fdb(&self, request: proto::FlushFdbRequest) -> Result<proto::FlushReply, ApiError> {
+    pub(super) async fn flush_fdb(
+        &self,
+        request: proto::FlushFdbRequest,
+    ) -> Result<proto::FlushReply, ApiError> {
         let answer = {
             let core = self.core().await;
             let filter = Filter::new(&core, &request.network, &request.port, &request.peer)?;
@@ -158,8 +174,14 @@ impl Control {
 }
 
 /// Removes a learned entry.
-fn forget(core: &Core, network: &str, mac: MacAddr) -> Result<Option<super::super::program::Answer<bool>>, ApiError> {
-    let Some(id) = core.ids.networks.get(network).and_then(|id| u16::try_from(id).ok()) else { return Ok(None) };
+fn forget(
+    core: &Core,
+    network: &str,
+    mac: MacAddr,
+) -> Result<Option<super::super::program::Answer<bool>>, ApiError> {
+    let Some(id) = core.ids.networks.get(network).and_then(|id| u16::try_from(id).ok()) else {
+        return Ok(None);
+    };
     Ok(Some(core.ask(move |i| i.datapath.fdb_mut().remove(NetId(id), mac))?))
 }
 

@@ -53,7 +53,8 @@ fn existing<T: PartialEq>(object: &str, old: &T, new: &T, may_exist: bool) -> Re
     if may_exist {
         return Ok(());
     }
-    Err(ApiError::new(Reason::AlreadyExists, format!("{object} exists already")).hint("--may-exist accepts that"))
+    Err(ApiError::new(Reason::AlreadyExists, format!("{object} exists already"))
+        .hint("--may-exist accepts that"))
 }
 
 macro_rules! service {

@@ -18,8 +18,10 @@ pub struct Names {
 impl Names {
     /// Copies it.
     pub fn of(core: &Core) -> Self {
-        let remotes: HashMap<&str, IpAddr> = core.desired.peers.iter().map(|p| (p.name.as_str(), p.remote)).collect();
-        let vnis: HashMap<&str, u32> = core.desired.networks.iter().map(|n| (n.name.as_str(), n.vni.get())).collect();
+        let remotes: HashMap<&str, IpAddr> =
+            core.desired.peers.iter().map(|p| (p.name.as_str(), p.remote)).collect();
+        let vnis: HashMap<&str, u32> =
+            core.desired.networks.iter().map(|n| (n.name.as_str(), n.vni.get())).collect();
         let owned = |(id, name): (u32, &str)| (id, name.to_owned());
         Self {
             ports: core.ids.ports.iter().map(owned).collect(),

@@ -82,7 +82,15 @@ fn fixed(i: &Inspection<'_>, only: Option<NetId>) -> Vec<Found> {
 pub(super) fn lookup(i: &Inspection<'_>, network: NetId, ip: IpAddr) -> Option<Found> {
     let table = i.tables.network(network)?;
     if let Some(a) = table.neighbours.get(&ip) {
-        return Some(Found { network, ip, mac: Some(a.mac), egress: a.egress, fixed: true, age: 0, waiting: 0 });
+        return Some(Found {
+            network,
+            ip,
+            mac: Some(a.mac),
+            egress: a.egress,
+            fixed: true,
+            age: 0,
+            waiting: 0,
+        });
     }
     i.datapath.neighbours().iter().find(|e| e.network == network && e.ip == ip).map(|e| Found::learned(i, &e))
 }
@@ -97,7 +105,8 @@ impl Control {
             let only = only(&core, &request.network)?;
             let answer = core.ask(move |i| {
                 let mut found = fixed(i, only);
-                let learned = i.datapath.neighbours().iter().filter(|e| only.is_none_or(|id| id == e.network));
+                let learned =
+                    i.datapath.neighbours().iter().filter(|e| only.is_none_or(|id| id == e.network));
                 found.extend(learned.map(|e| Found::learned(i, &e)));
                 found
             })?;

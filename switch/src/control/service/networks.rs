@@ -18,15 +18,22 @@ pub(super) fn find<'a>(desired: &'a DesiredState, name: &str) -> Result<&'a Netw
 /// The first object that names a network.
 fn user(desired: &DesiredState, name: &str) -> Option<String> {
     let port = || desired.ports.iter().find(|p| p.network == name).map(|p| format!("port {}", p.name));
-    let peer = || desired.peers.iter().find(|p| p.network.as_deref() == Some(name)).map(|p| format!("peer {}", p.name));
+    let peer = || {
+        desired.peers.iter().find(|p| p.network.as_deref() == Some(name)).map(|p| format!("peer {}", p.name))
+    };
     let route = || desired.routes.iter().find(|r| r.network == name).map(|r| format!("route {}", r.prefix));
-    let fdb = || desired.fdb.iter().find(|e| e.network == name).map(|e| format!("static fdb entry {}", e.mac));
-    let neighbour = || desired.neighbours.iter().find(|n| n.network == name).map(|n| format!("neighbour {}", n.ip));
+    let fdb =
+        || desired.fdb.iter().find(|e| e.network == name).map(|e| format!("static fdb entry {}", e.mac));
+    let neighbour =
+        || desired.neighbours.iter().find(|n| n.network == name).map(|n| format!("neighbour {}", n.ip));
     port().or_else(peer).or_else(route).or_else(fdb).or_else(neighbour)
 }
 
 impl Control {
-    pub(super) async fn add_network(&self, request: proto::AddNetworkRequest) -> Result<proto::Ack, ApiError> {
+    pub(super) async fn add_network(
+        &self,
+        request: proto::AddNetworkRequest,
+    ) -> Result<proto::Ack, ApiError> {
         let network = Network::try_from(required("network", request.network)?)?;
         let mut core = self.core().await;
         if let Ok(old) = find(&core.desired, &network.name) {
@@ -38,11 +45,18 @@ impl Control {
         Ok(proto::Ack { generation: core.commit(next)?, changed: true })
     }
 
-    pub(super) async fn delete_network(&self, request: proto::DeleteNetworkRequest) -> Result<proto::Ack, ApiError> {
+    pub(super) async fn delete_network(
+        &self,
+        request: proto::DeleteNetworkRequest,
+    ) -> Result<proto::Ack, ApiError> {
         let name = &request.name;
         let mut core = self.core().await;
         if let Err(e) = find(&core.desired, name) {
-            return if request.if_exists { Ok(proto::Ack { generation: core.generation, changed: false }) } else { Err(e) };
+            return if request.if_exists {
+                Ok(proto::Ack { generation: core.generation, changed: false })
+            } else {
+                Err(e)
+            };
         }
         if let Some(user) = user(&core.desired, name) {
             return Err(ApiError::new(Reason::InUse, format!("network {name} is in use by {user}"))

@@ -36,11 +36,18 @@ impl Control {
         Ok(proto::Ack { generation: core.commit(next)?, changed: true })
     }
 
-    pub(super) async fn delete_peer(&self, request: proto::DeletePeerRequest) -> Result<proto::Ack, ApiError> {
+    pub(super) async fn delete_peer(
+        &self,
+        request: proto::DeletePeerRequest,
+    ) -> Result<proto::Ack, ApiError> {
         let name = &request.name;
         let mut core = self.core().await;
         if let Err(e) = find(&core.desired, name) {
-            return if request.if_exists { Ok(proto::Ack { generation: core.generation, changed: false }) } else { Err(e) };
+            return if request.if_exists {
+                Ok(proto::Ack { generation: core.generation, changed: false })
+            } else {
+                Err(e)
+            };
         }
         if let Some(user) = user(&core.desired, name) {
             return Err(ApiError::new(Reason::InUse, format!("peer {name} is in use by {user}"))
@@ -51,7 +58,10 @@ impl Control {
         Ok(proto::Ack { generation: core.commit(next)?, changed: true })
     }
 
-    pub(super) async fn list_peers(&self, request: proto::ListPeersRequest) -> Result<proto::ListPeersReply, ApiError> {
+    pub(super) async fn list_peers(
+        &self,
+        request: proto::ListPeersRequest,
+    ) -> Result<proto::ListPeersReply, ApiError> {
         let core = self.core().await;
         for name in &request.names {
             find(&core.desired, name)?;
@@ -76,7 +86,10 @@ impl Control {
         Ok(proto::ListPeersReply { peers: peers.into_iter().map(info).collect() })
     }
 
-    pub(super) async fn peer_stats(&self, request: proto::PeerStatsRequest) -> Result<proto::PeerStatsReply, ApiError> {
+    pub(super) async fn peer_stats(
+        &self,
+        request: proto::PeerStatsRequest,
+    ) -> Result<proto::PeerStatsReply, ApiError> {
         let (mut wanted, answer) = {
             let core = self.core().await;
             for name in &request.names {

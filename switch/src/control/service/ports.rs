@@ -47,11 +47,18 @@ impl Control {
         Ok(ack)
     }
 
-    pub(super) async fn delete_port(&self, request: proto::DeletePortRequest) -> Result<proto::Ack, ApiError> {
+    pub(super) async fn delete_port(
+        &self,
+        request: proto::DeletePortRequest,
+    ) -> Result<proto::Ack, ApiError> {
         let name = request.name;
         let mut core = self.core().await;
         if let Err(e) = find(&core.desired, &name) {
-            return if request.if_exists { Ok(proto::Ack { generation: core.generation, changed: false }) } else { Err(e) };
+            return if request.if_exists {
+                Ok(proto::Ack { generation: core.generation, changed: false })
+            } else {
+                Err(e)
+            };
         }
         let mut next = core.desired.clone();
         next.ports.retain(|p| p.name != name);
@@ -61,7 +68,10 @@ impl Control {
         Ok(proto::Ack { generation: core.commit(next)?, changed: true })
     }
 
-    pub(super) async fn list_ports(&self, request: proto::ListPortsRequest) -> Result<proto::ListPortsReply, ApiError> {
+    pub(super) async fn list_ports(
+        &self,
+        request: proto::ListPortsRequest,
+    ) -> Result<proto::ListPortsReply, ApiError> {
         let core = self.core().await;
         for name in &request.names {
             find(&core.desired, name)?;
@@ -78,7 +88,10 @@ impl Control {
         Ok(proto::ListPortsReply { ports: ports.into_iter().map(|p| info(&core, p)).collect() })
     }
 
-    pub(super) async fn port_stats(&self, request: proto::PortStatsRequest) -> Result<proto::PortStatsReply, ApiError> {
+    pub(super) async fn port_stats(
+        &self,
+        request: proto::PortStatsRequest,
+    ) -> Result<proto::PortStatsReply, ApiError> {
         let (mut wanted, answer) = {
             let core = self.core().await;
             for name in &request.names {
@@ -129,9 +142,11 @@ fn info(core: &Core, port: &Port) -> proto::PortInfo {
             info.problem = status::own_words(&format!("port {}", port.name), &down.error.message).to_owned();
         }
         Some(Actual::Up(up)) => {
-            let state = if status::cuts_off(up.health) { proto::ObjectState::Down } else { proto::ObjectState::Up };
+            let state =
+                if status::cuts_off(up.health) { proto::ObjectState::Down } else { proto::ObjectState::Up };
             info.state = state.into();
-            info.problem = status::health(up.health, up.spec.mtu).map(|(problem, _)| problem).unwrap_or_default();
+            info.problem =
+                status::health(up.health, up.spec.mtu).map(|(problem, _)| problem).unwrap_or_default();
             info.ifindex = up.place.ifindex;
             info.offloads = offloads(up.offloads);
             info.up_ms = up.since.elapsed().as_millis() as u64;

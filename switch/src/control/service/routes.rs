@@ -96,7 +96,10 @@ impl Control {
         Ok(proto::Ack { generation: core.commit(next)?, changed: true })
     }
 
-    pub(super) async fn delete_route(&self, request: proto::DeleteRouteRequest) -> Result<proto::Ack, ApiError> {
+    pub(super) async fn delete_route(
+        &self,
+        request: proto::DeleteRouteRequest,
+    ) -> Result<proto::Ack, ApiError> {
         let prefix = parse_prefix(&request.prefix).map_err(|e| ApiError::invalid("route", e))?;
         let network = &request.network;
         let mut core = self.core().await;
@@ -124,7 +127,10 @@ impl Control {
         Ok(proto::Ack { generation: core.commit(next)?, changed: true })
     }
 
-    pub(super) async fn get_route(&self, request: proto::GetRouteRequest) -> Result<proto::GetRouteReply, ApiError> {
+    pub(super) async fn get_route(
+        &self,
+        request: proto::GetRouteRequest,
+    ) -> Result<proto::GetRouteReply, ApiError> {
         let ip: IpAddr = field("request", &request.ip)?;
         let (route, names, answer) = {
             let core = self.core().await;
@@ -136,10 +142,14 @@ impl Control {
                 let text = format!("no route to {ip} in network {}", network.name);
                 return Err(ApiError::new(Reason::RouteNotFound, text).hint("list them: swctl route show"));
             };
-            let prefix = IpNet::new(ip, length).map_err(|e| ApiError::new(Reason::Internal, e.to_string()))?.trunc();
+            let prefix =
+                IpNet::new(ip, length).map_err(|e| ApiError::new(Reason::Internal, e.to_string()))?.trunc();
             let all = publish::routes(&core.desired, network);
             let Some(named) = all.get(&prefix) else {
-                return Err(ApiError::new(Reason::Internal, format!("route {prefix} is in force but not declared")));
+                return Err(ApiError::new(
+                    Reason::Internal,
+                    format!("route {prefix} is in force but not declared"),
+                ));
             };
             let route = info(&core, network, prefix, named);
             let hop = match target {

@@ -71,7 +71,8 @@ impl Control {
                     "generation {} is not in force after {limit:?}: desired is {}, in force {applied}",
                     request.generation, core.generation
                 );
-                Err(ApiError::new(Reason::Timeout, text).hint("was that generation ever acknowledged by this node?"))
+                Err(ApiError::new(Reason::Timeout, text)
+                    .hint("was that generation ever acknowledged by this node?"))
             }
         }
     }
@@ -86,8 +87,10 @@ impl Control {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ApiError::new(Reason::Internal, "the switch is stopping")),
             Err(_) => {
-                let text = format!("{object} is declared, but the worker has not taken it over in {DEFAULT_WAIT:?}");
-                Err(ApiError::new(Reason::Timeout, text).hint("is the machine overloaded? see the log of swd"))
+                let text =
+                    format!("{object} is declared, but the worker has not taken it over in {DEFAULT_WAIT:?}");
+                Err(ApiError::new(Reason::Timeout, text)
+                    .hint("is the machine overloaded? see the log of swd"))
             }
         }
     }
@@ -96,7 +99,8 @@ impl Control {
 fn describe(core: &Core) -> proto::Status {
     let settings = &core.settings;
     let degraded = degraded(core);
-    let ports_up = core.ports.values().filter(|p| matches!(p, Actual::Up(up) if !cuts_off(up.health))).count();
+    let ports_up =
+        core.ports.values().filter(|p| matches!(p, Actual::Up(up) if !cuts_off(up.health))).count();
     let peers_up = core.desired.peers.iter().filter(|p| core.ids.peers.get(&p.name).is_some()).count();
     // What every open port was granted; without ports, nothing is known.
     let mut tap: Vec<String> = Vec::new();
@@ -168,13 +172,16 @@ pub(super) fn health(health: PortHealth, mtu: u32) -> Option<(String, &'static s
 
 fn degraded(core: &Core) -> Vec<proto::Degraded> {
     let mut list = Vec::new();
-    let mut add = |object: String, message: String, hint: String| list.push(proto::Degraded { object, message, hint });
+    let mut add =
+        |object: String, message: String, hint: String| list.push(proto::Degraded { object, message, hint });
     for (message, hint) in core.state_problems() {
         add("state".to_owned(), message, hint.to_owned());
     }
     for network in &core.desired.networks {
         let mtu = derive::network_mtu(&core.settings, network);
-        let fits = |p: &&ctl::desired::Peer| derive::applies(p, network) && derive::peer_mtu(&core.settings, p) < mtu;
+        let fits = |p: &&ctl::desired::Peer| {
+            derive::applies(p, network) && derive::peer_mtu(&core.settings, p) < mtu
+        };
         if let Some(peer) = core.desired.peers.iter().find(fits) {
             let most = derive::peer_mtu(&core.settings, peer);
             add(

@@ -55,12 +55,18 @@ async fn with_state(s: &mut Served, state: DesiredState) -> u64 {
 async fn networks() {
     let mut s = served().await;
     let net = || Some(network("pods", 1, &["10.1.1.0/24"]).into());
-    assert_eq!(call!(s, add_network, AddNetworkRequest { network: net() }).unwrap(), proto::Ack { generation: 1, changed: true });
+    assert_eq!(
+        call!(s, add_network, AddNetworkRequest { network: net() }).unwrap(),
+        proto::Ack { generation: 1, changed: true }
+    );
     assert_eq!(reason(call!(s, add_network, AddNetworkRequest { network: net() })), Reason::AlreadyExists);
     let again = call!(s, add_network, AddNetworkRequest { network: net(), may_exist: true }).unwrap();
     assert_eq!(again, proto::Ack { generation: 1, changed: false });
     let other = || Some(network("pods", 2, &[]).into());
-    assert_eq!(reason(call!(s, add_network, AddNetworkRequest { network: other(), may_exist: true })), Reason::Conflict);
+    assert_eq!(
+        reason(call!(s, add_network, AddNetworkRequest { network: other(), may_exist: true })),
+        Reason::Conflict
+    );
     let same_vni = || Some(network("more", 1, &[]).into());
     assert_eq!(reason(call!(s, add_network, AddNetworkRequest { network: same_vni() })), Reason::Conflict);
     assert_eq!(reason(call!(s, add_network, AddNetworkRequest {})), Reason::InvalidArgument);
@@ -70,14 +76,24 @@ async fn networks() {
     assert_eq!(list.len(), 1);
     let info = &list[0];
     assert_eq!((info.mtu, info.ports, info.peers, info.fdb_entries, info.routes), (1450, 2, 1, 2, 3));
-    assert_eq!(reason(call!(s, list_networks, ListNetworksRequest { names: vec!["x".into()] })), Reason::NetworkNotFound);
+    assert_eq!(
+        reason(call!(s, list_networks, ListNetworksRequest { names: vec!["x".into()] })),
+        Reason::NetworkNotFound
+    );
 
     let e = call!(s, delete_network, DeleteNetworkRequest { name: "pods".into() }).unwrap_err();
     assert_eq!((e.reason, e.message.contains("port web-0")), (Reason::InUse, true));
     with_state(&mut s, DesiredState { networks: state().networks, ..DesiredState::default() }).await;
     assert!(call!(s, delete_network, DeleteNetworkRequest { name: "pods".into() }).unwrap().changed);
-    assert_eq!(reason(call!(s, delete_network, DeleteNetworkRequest { name: "pods".into() })), Reason::NetworkNotFound);
-    assert!(!call!(s, delete_network, DeleteNetworkRequest { name: "pods".into(), if_exists: true }).unwrap().changed);
+    assert_eq!(
+        reason(call!(s, delete_network, DeleteNetworkRequest { name: "pods".into() })),
+        Reason::NetworkNotFound
+    );
+    assert!(
+        !call!(s, delete_network, DeleteNetworkRequest { name: "pods".into(), if_exists: true })
+            .unwrap()
+            .changed
+    );
 }
 
 #[tokio::test]
@@ -101,12 +117,21 @@ async fn ports() {
     assert_eq!((info.state(), info.mtu, info.vni, info.ifindex), (proto::ObjectState::Up, 1450, 1, 1));
     assert_eq!((info.mac.as_str(), info.netns_path.as_str()), ("0a:58:0a:01:01:02", "/run/netns/web-0"));
     assert_eq!(info.offloads, ["csum", "tso4", "tso6", "ecn", "uso4", "uso6"]);
-    assert_eq!(reason(call!(s, list_ports, ListPortsRequest { names: vec!["x".into()] })), Reason::PortNotFound);
-    assert_eq!(reason(call!(s, list_ports, ListPortsRequest { network: "x".into() })), Reason::NetworkNotFound);
+    assert_eq!(
+        reason(call!(s, list_ports, ListPortsRequest { names: vec!["x".into()] })),
+        Reason::PortNotFound
+    );
+    assert_eq!(
+        reason(call!(s, list_ports, ListPortsRequest { network: "x".into() })),
+        Reason::NetworkNotFound
+    );
 
     let stats = call!(s, port_stats, PortStatsRequest {}).unwrap().ports;
     assert_eq!((stats[0].name.as_str(), stats[0].counters), ("web-0", Some(proto::Counters::default())));
-    assert_eq!(reason(call!(s, port_stats, PortStatsRequest { names: vec!["x".into()] })), Reason::PortNotFound);
+    assert_eq!(
+        reason(call!(s, port_stats, PortStatsRequest { names: vec!["x".into()] })),
+        Reason::PortNotFound
+    );
 
     s.bench.opener.0.lock().unwrap().health.insert("web-0".into(), PortHealth::NetnsGone);
     s.bench.opener.0.lock().unwrap().missing.push("web-0".into());
@@ -115,7 +140,10 @@ async fn ports() {
     assert_eq!((info.state(), info.problem.contains("not found")), (proto::ObjectState::Failed, true));
     let status = call!(s, get_status, GetStatusRequest {}).unwrap();
     assert_eq!((status.ports_up, status.ports_down, status.degraded.len()), (0, 1, 1));
-    assert_eq!((status.degraded[0].object.as_str(), status.degraded[0].hint.as_str()), ("port web-0", "make it"));
+    assert_eq!(
+        (status.degraded[0].object.as_str(), status.degraded[0].hint.as_str()),
+        ("port web-0", "make it")
+    );
     // A client that asks for it again is told the truth.
     let e = call!(s, add_port, AddPortRequest { port: web(), may_exist: true });
     assert_eq!(reason(e), Reason::NetnsNotFound);
@@ -125,8 +153,13 @@ async fn ports() {
     assert_eq!(call!(s, get_status, GetStatusRequest {}).unwrap().ports_up, 1);
 
     assert!(call!(s, delete_port, DeletePortRequest { name: "web-0".into() }).unwrap().changed);
-    assert_eq!(reason(call!(s, delete_port, DeletePortRequest { name: "web-0".into() })), Reason::PortNotFound);
-    assert!(!call!(s, delete_port, DeletePortRequest { name: "web-0".into(), if_exists: true }).unwrap().changed);
+    assert_eq!(
+        reason(call!(s, delete_port, DeletePortRequest { name: "web-0".into() })),
+        Reason::PortNotFound
+    );
+    assert!(
+        !call!(s, delete_port, DeletePortRequest { name: "web-0".into(), if_exists: true }).unwrap().changed
+    );
     assert!(s.bench.opener.0.lock().unwrap().open.is_empty());
 }
 
@@ -146,18 +179,32 @@ async fn peers() {
     let names: Vec<_> = list.iter().map(|p| p.spec.as_ref().unwrap().name.as_str()).collect();
     assert_eq!(names, ["node-b", "node-c"]);
     assert_eq!((list[0].port, list[0].mtu, list[0].router_mac.as_str()), (4789, 1450, "0e:53:c0:a8:4d:02"));
-    assert_eq!(reason(call!(s, list_peers, ListPeersRequest { names: vec!["x".into()] })), Reason::PeerNotFound);
+    assert_eq!(
+        reason(call!(s, list_peers, ListPeersRequest { names: vec!["x".into()] })),
+        Reason::PeerNotFound
+    );
     assert_eq!(call!(s, peer_stats, PeerStatsRequest {}).unwrap().peers.len(), 2);
-    assert_eq!(reason(call!(s, peer_stats, PeerStatsRequest { names: vec!["x".into()] })), Reason::PeerNotFound);
+    assert_eq!(
+        reason(call!(s, peer_stats, PeerStatsRequest { names: vec!["x".into()] })),
+        Reason::PeerNotFound
+    );
 
-    let route: proto::Route =
-        Route { network: "pods".into(), prefix: "10.7.0.0/16".parse().unwrap(), target: RouteTarget::Peer("node-b".into()) }
-            .into();
+    let route: proto::Route = Route {
+        network: "pods".into(),
+        prefix: "10.7.0.0/16".parse().unwrap(),
+        target: RouteTarget::Peer("node-b".into()),
+    }
+    .into();
     call!(s, add_route, AddRouteRequest { route: Some(route) }).unwrap();
     assert_eq!(reason(call!(s, delete_peer, DeletePeerRequest { name: "node-b".into() })), Reason::InUse);
     assert!(call!(s, delete_peer, DeletePeerRequest { name: "node-c".into() }).unwrap().changed);
-    assert_eq!(reason(call!(s, delete_peer, DeletePeerRequest { name: "node-c".into() })), Reason::PeerNotFound);
-    assert!(!call!(s, delete_peer, DeletePeerRequest { name: "node-c".into(), if_exists: true }).unwrap().changed);
+    assert_eq!(
+        reason(call!(s, delete_peer, DeletePeerRequest { name: "node-c".into() })),
+        Reason::PeerNotFound
+    );
+    assert!(
+        !call!(s, delete_peer, DeletePeerRequest { name: "node-c".into(), if_exists: true }).unwrap().changed
+    );
 }
 
 #[tokio::test]
@@ -170,7 +217,12 @@ async fn fdb() {
     };
     let learned: packet::MacAddr = "02:00:00:00:00:09".parse().unwrap();
     let learn = async |s: &Served| {
-        let answer = s.bench.control.core().await.ask(move |i| i.datapath.fdb_mut().learn(id, learned, web, 10, i.now_ms));
+        let answer = s
+            .bench
+            .control
+            .core()
+            .await
+            .ask(move |i| i.datapath.fdb_mut().learn(id, learned, web, 10, i.now_ms));
         answer.unwrap().get().await.unwrap();
     };
     learn(&s).await;
@@ -207,13 +259,31 @@ async fn fdb() {
     let list = call!(s, list_fdb, ListFdbRequest { mac: learned.to_string() }).unwrap().entries;
     assert_eq!((list.len(), list[0].state(), list[0].dst.as_str()), (1, Static, "192.168.77.2"));
     let pods = || String::from("pods");
-    assert!(call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: learned.to_string() }).unwrap().changed);
-    assert_eq!(reason(call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: learned.to_string() })), Reason::FdbNotFound);
-    assert!(!call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: learned.to_string(), if_exists: true }).unwrap().changed);
+    assert!(
+        call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: learned.to_string() }).unwrap().changed
+    );
+    assert_eq!(
+        reason(call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: learned.to_string() })),
+        Reason::FdbNotFound
+    );
+    assert!(
+        !call!(
+            s,
+            delete_fdb,
+            DeleteFdbRequest { network: pods(), mac: learned.to_string(), if_exists: true }
+        )
+        .unwrap()
+        .changed
+    );
     let declared = String::from("0a:58:0a:01:01:02");
-    assert_eq!(reason(call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: declared })), Reason::InUse);
+    assert_eq!(
+        reason(call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: declared })),
+        Reason::InUse
+    );
     learn(&s).await;
-    assert!(call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: learned.to_string() }).unwrap().changed);
+    assert!(
+        call!(s, delete_fdb, DeleteFdbRequest { network: pods(), mac: learned.to_string() }).unwrap().changed
+    );
     learn(&s).await;
     assert_eq!(call!(s, flush_fdb, FlushFdbRequest { peer: "node-b".into() }).unwrap().removed, 0);
     assert_eq!(call!(s, flush_fdb, FlushFdbRequest { network: pods() }).unwrap().removed, 1);
@@ -236,44 +306,83 @@ async fn routes_and_neighbours() {
         Some(Route { network: "pods".into(), prefix: prefix.parse().unwrap(), target }.into())
     };
     let hop = RouteTarget::NextHop("10.1.1.77".parse().unwrap());
-    assert!(call!(s, add_route, AddRouteRequest { route: route("10.7.0.0/16", hop.clone()) }).unwrap().changed);
-    assert_eq!(reason(call!(s, add_route, AddRouteRequest { route: route("10.7.0.0/16", hop.clone()) })), Reason::AlreadyExists);
-    assert!(!call!(s, add_route, AddRouteRequest { route: route("10.7.0.0/16", hop), may_exist: true }).unwrap().changed);
+    assert!(
+        call!(s, add_route, AddRouteRequest { route: route("10.7.0.0/16", hop.clone()) }).unwrap().changed
+    );
+    assert_eq!(
+        reason(call!(s, add_route, AddRouteRequest { route: route("10.7.0.0/16", hop.clone()) })),
+        Reason::AlreadyExists
+    );
+    assert!(
+        !call!(s, add_route, AddRouteRequest { route: route("10.7.0.0/16", hop), may_exist: true })
+            .unwrap()
+            .changed
+    );
     let clash = route("10.1.1.0/24", RouteTarget::Blackhole);
     assert_eq!(reason(call!(s, add_route, AddRouteRequest { route: clash })), Reason::Conflict);
-    assert_eq!(reason(call!(s, add_route, AddRouteRequest { route: route("10.8.0.0/16", RouteTarget::Peer("x".into())) })), Reason::PeerNotFound);
+    assert_eq!(
+        reason(call!(
+            s,
+            add_route,
+            AddRouteRequest { route: route("10.8.0.0/16", RouteTarget::Peer("x".into())) }
+        )),
+        Reason::PeerNotFound
+    );
 
     let list = call!(s, list_routes, ListRoutesRequest {}).unwrap().routes;
     let shown: Vec<_> =
         list.iter().map(|r| (r.route.as_ref().unwrap().prefix.as_str(), r.protocol.as_str())).collect();
-    let expected =
-        [("10.1.1.0/24", "kernel"), ("10.1.2.0/24", "peer"), ("10.7.0.0/16", "static"), ("fd00:1::/64", "kernel")];
+    let expected = [
+        ("10.1.1.0/24", "kernel"),
+        ("10.1.2.0/24", "peer"),
+        ("10.7.0.0/16", "static"),
+        ("fd00:1::/64", "kernel"),
+    ];
     assert_eq!(shown, expected);
     assert_eq!((list[0].prefsrc.as_str(), list[1].remote.as_str()), ("10.1.1.1", "192.168.77.2"));
-    assert_eq!(reason(call!(s, list_routes, ListRoutesRequest { network: "x".into() })), Reason::NetworkNotFound);
+    assert_eq!(
+        reason(call!(s, list_routes, ListRoutesRequest { network: "x".into() })),
+        Reason::NetworkNotFound
+    );
 
     let get = call!(s, get_route, GetRouteRequest { network: "pods".into(), ip: "10.7.1.1".into() }).unwrap();
     assert_eq!(get.route.unwrap().route.unwrap().next_hop, "10.1.1.77");
     let neighbour = get.neighbour.unwrap();
-    assert_eq!((neighbour.mac.as_str(), neighbour.state()), ("02:00:00:00:00:77", proto::NeighbourState::Permanent));
+    assert_eq!(
+        (neighbour.mac.as_str(), neighbour.state()),
+        ("02:00:00:00:00:77", proto::NeighbourState::Permanent)
+    );
     let get = call!(s, get_route, GetRouteRequest { network: "pods".into(), ip: "10.1.2.9".into() }).unwrap();
     assert_eq!((get.route.unwrap().route.unwrap().peer.as_str(), get.neighbour), ("node-b", None));
-    assert_eq!(reason(call!(s, get_route, GetRouteRequest { network: "pods".into(), ip: "8.8.8.8".into() })), Reason::RouteNotFound);
+    assert_eq!(
+        reason(call!(s, get_route, GetRouteRequest { network: "pods".into(), ip: "8.8.8.8".into() })),
+        Reason::RouteNotFound
+    );
 
     let delete = |prefix: &str| (String::from("pods"), String::from(prefix));
     let (network, prefix) = delete("10.7.0.0/16");
     assert!(call!(s, delete_route, DeleteRouteRequest { network: network, prefix: prefix }).unwrap().changed);
     for prefix in ["10.7.0.0/16", "10.1.2.0/24", "10.1.1.0/24"] {
         let (network, prefix) = delete(prefix);
-        assert_eq!(reason(call!(s, delete_route, DeleteRouteRequest { network: network, prefix: prefix })), Reason::RouteNotFound);
+        assert_eq!(
+            reason(call!(s, delete_route, DeleteRouteRequest { network: network, prefix: prefix })),
+            Reason::RouteNotFound
+        );
     }
     let (network, prefix) = delete("10.7.0.0/16");
-    assert!(!call!(s, delete_route, DeleteRouteRequest { network: network, prefix: prefix, if_exists: true }).unwrap().changed);
+    assert!(
+        !call!(s, delete_route, DeleteRouteRequest { network: network, prefix: prefix, if_exists: true })
+            .unwrap()
+            .changed
+    );
 
     let list = call!(s, list_neighbours, ListNeighboursRequest {}).unwrap().neighbours;
     let ips: Vec<_> = list.iter().map(|n| n.ip.as_str()).collect();
     assert_eq!(ips, ["10.1.1.2", "10.1.1.3", "10.1.1.77", "fd00:1::2", "fe80::858:aff:fe01:102"]);
-    assert_eq!(reason(call!(s, list_neighbours, ListNeighboursRequest { network: "x".into() })), Reason::NetworkNotFound);
+    assert_eq!(
+        reason(call!(s, list_neighbours, ListNeighboursRequest { network: "x".into() })),
+        Reason::NetworkNotFound
+    );
     assert_eq!(call!(s, flush_neighbours, FlushNeighboursRequest {}).unwrap().removed, 0);
 }
 
@@ -320,7 +429,10 @@ async fn status_generations_and_documents() {
     assert_eq!(reason(call!(s, apply, ApplyRequest {})), Reason::InvalidArgument);
     let mut wrong = state();
     wrong.ports[0].network = "x".into();
-    assert_eq!(reason(call!(s, apply, ApplyRequest { state: Some(wrong.into()), prune: true })), Reason::NetworkNotFound);
+    assert_eq!(
+        reason(call!(s, apply, ApplyRequest { state: Some(wrong.into()), prune: true })),
+        Reason::NetworkNotFound
+    );
 }
 
 #[tokio::test]
@@ -338,7 +450,9 @@ async fn drops_and_traces() {
         Some(What::Flow(flow))
     };
     let web = || Some(From::Port("web-0".into()));
-    let trace = async |s: &mut Served, to: &str, proto| call!(s, trace, TraceRequest { from: web(), what: flow(to, proto) });
+    let trace = async |s: &mut Served, to: &str, proto| {
+        call!(s, trace, TraceRequest { from: web(), what: flow(to, proto) })
+    };
     use proto::IpProto::{Icmp, Tcp, Udp};
     use proto::TraceVerdict as V;
     // To a pod on this node, by MAC.
@@ -352,41 +466,83 @@ async fn drops_and_traces() {
     let t = trace(&mut s, "10.1.2.5", Udp).await.unwrap();
     assert_eq!(t.verdict(), V::Forwarded, "{t:?}");
     let out = &t.outputs[0];
-    assert_eq!((out.vni, out.underlay_src.as_str(), out.underlay_dst.as_str()), (1, "192.168.77.1", "192.168.77.2"));
+    assert_eq!(
+        (out.vni, out.underlay_src.as_str(), out.underlay_dst.as_str()),
+        (1, "192.168.77.1", "192.168.77.2")
+    );
     assert!(t.steps.iter().any(|s| s.detail == "10.1.2.0/24 via peer node-b (192.168.77.2, vxlan)"), "{t:?}");
     let frame = out.frame.clone();
     let what = || Some(What::Frame(frame.clone()));
     let from = |f| Some(f);
-    let t = call!(s, trace, TraceRequest { from: from(From::Underlay("192.168.77.9".into())), vni: 1, what: what() }).unwrap();
+    let t = call!(
+        s,
+        trace,
+        TraceRequest { from: from(From::Underlay("192.168.77.9".into())), vni: 1, what: what() }
+    )
+    .unwrap();
     assert_eq!((t.verdict(), t.drop_reason.as_str()), (V::Dropped, "unknown-peer"));
-    let t = call!(s, trace, TraceRequest { from: from(From::Peer("node-b".into())), vni: 7, what: what() }).unwrap();
-    assert_eq!((t.verdict(), t.drop_reason.as_str(), t.drop_stage.as_str()), (V::Dropped, "unknown-vni", "decap"));
+    let t = call!(s, trace, TraceRequest { from: from(From::Peer("node-b".into())), vni: 7, what: what() })
+        .unwrap();
+    assert_eq!(
+        (t.verdict(), t.drop_reason.as_str(), t.drop_stage.as_str()),
+        (V::Dropped, "unknown-vni", "decap")
+    );
     assert!(!t.hint.is_empty());
-    let back = proto::TraceFlow { destination: "10.1.1.2".into(), source: "10.1.2.5".into(), ..Default::default() };
-    let t = call!(s, trace, TraceRequest { from: from(From::Peer("node-b".into())), vni: 1, what: Some(What::Flow(back)) }).unwrap();
+    let back =
+        proto::TraceFlow { destination: "10.1.1.2".into(), source: "10.1.2.5".into(), ..Default::default() };
+    let t = call!(
+        s,
+        trace,
+        TraceRequest { from: from(From::Peer("node-b".into())), vni: 1, what: Some(What::Flow(back)) }
+    )
+    .unwrap();
     assert_eq!(t.verdict(), V::Forwarded, "{t:?}");
     // The gateway, an unknown neighbour, no route, IPv6.
     assert_eq!(trace(&mut s, "10.1.1.1", Icmp).await.unwrap().verdict(), V::Answered);
     let t = trace(&mut s, "10.1.1.200", Icmp).await.unwrap();
-    assert!(t.packet.contains("ARP who has 10.1.1.200 tell 10.1.1.2") && t.steps[0].stage == "trace", "{t:?}");
+    assert!(
+        t.packet.contains("ARP who has 10.1.1.200 tell 10.1.1.2") && t.steps[0].stage == "trace",
+        "{t:?}"
+    );
     let t = trace(&mut s, "8.8.8.8", Icmp).await.unwrap();
     assert_eq!((t.verdict(), t.drop_reason.as_str()), (V::Dropped, "no-route"));
     let t = trace(&mut s, "fd00:1::99", Tcp).await.unwrap();
     assert!(t.packet.contains("ICMPv6 fd00:1::2 > ff02::1:ff00:99 type 135"), "{}", t.packet);
     assert_eq!(trace(&mut s, "fd00:1::1", Icmp).await.unwrap().verdict(), V::Answered);
     // Sizes.
-    let big = proto::TraceFlow { destination: "10.1.2.5".into(), proto: Udp.into(), size: 1500, ..Default::default() };
+    let big = proto::TraceFlow {
+        destination: "10.1.2.5".into(),
+        proto: Udp.into(),
+        size: 1500,
+        ..Default::default()
+    };
     let t = call!(s, trace, TraceRequest { from: web(), what: Some(What::Flow(big)) }).unwrap();
     assert_eq!((t.verdict(), t.drop_reason.as_str()), (V::Dropped, "too-big"), "{t:?}");
     // Errors.
-    for (destination, size, ttl, dport) in [("x", 0, 0, 0), ("10.1.1.3", 10, 0, 0), ("10.1.1.3", 70_000, 0, 0), ("10.1.1.3", 0, 256, 0), ("10.1.1.3", 0, 0, 70_000)] {
-        let bad = proto::TraceFlow { destination: destination.into(), size, ttl, dport, ..Default::default() };
-        assert_eq!(reason(call!(s, trace, TraceRequest { from: web(), what: Some(What::Flow(bad)) })), Reason::InvalidArgument);
+    for (destination, size, ttl, dport) in [
+        ("x", 0, 0, 0),
+        ("10.1.1.3", 10, 0, 0),
+        ("10.1.1.3", 70_000, 0, 0),
+        ("10.1.1.3", 0, 256, 0),
+        ("10.1.1.3", 0, 0, 70_000),
+    ] {
+        let bad =
+            proto::TraceFlow { destination: destination.into(), size, ttl, dport, ..Default::default() };
+        assert_eq!(
+            reason(call!(s, trace, TraceRequest { from: web(), what: Some(What::Flow(bad)) })),
+            Reason::InvalidArgument
+        );
     }
     assert_eq!(reason(call!(s, trace, TraceRequest { from: web() })), Reason::InvalidArgument);
-    assert_eq!(reason(call!(s, trace, TraceRequest { what: flow("10.1.1.3", Icmp) })), Reason::InvalidArgument);
+    assert_eq!(
+        reason(call!(s, trace, TraceRequest { what: flow("10.1.1.3", Icmp) })),
+        Reason::InvalidArgument
+    );
     let nobody = Some(From::Port("x".into()));
-    assert_eq!(reason(call!(s, trace, TraceRequest { from: nobody, what: flow("10.1.1.3", Icmp) })), Reason::PortNotFound);
+    assert_eq!(
+        reason(call!(s, trace, TraceRequest { from: nobody, what: flow("10.1.1.3", Icmp) })),
+        Reason::PortNotFound
+    );
     // Nothing of all that was counted.
     assert_eq!(call!(s, list_drops, ListDropsRequest {}).unwrap().ledger.unwrap().frames_in, 0);
 }

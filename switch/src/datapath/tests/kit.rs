@@ -263,6 +263,7 @@ impl World {
             flood_from_peer: Arc::new([]),
             unknown_from_port: Arc::new([]),
             unknown_from_peer: Arc::new([]),
+            fdb_limit: u32::MAX,
             flood_unknown: true,
             ageing_ms: 300_000,
         })));

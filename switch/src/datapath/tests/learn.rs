@@ -173,7 +173,7 @@ fn ageing_is_settable_and_can_be_off() {
 
 #[test]
 fn networks_age_at_their_own_pace_behind_one_peer() {
-    let mut w = World::node_with(16_384);
+    let mut w = World::node_with(32_768);
     w.edit(RED_NET, |n| n.ageing_ms = 0);
     // More immortal entries than one sweep may look at, older than everything else behind this peer.
     for n in 0..9000 {

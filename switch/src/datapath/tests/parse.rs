@@ -29,10 +29,16 @@ fn offsets_inside_the_frame() {
         (34, len - 35),
         (34, u16::MAX),
         (u16::MAX, u16::MAX),
+        // The bytes to be written are what the guard has looked at, or another field of our own headers.
+        (14, 0),
+        (14, 12),
+        (34, 2),
+        (34, len - 36),
     ] {
         refused(&frame, vnet(start, offset));
     }
-    for (start, offset) in [(34, 6), (14, 0), (34, len - 36)] {
+    // The UDP checksum, or one of a packet inside this one.
+    for (start, offset) in [(34, 6), (42, 2), (42, len - 44)] {
         World::node().send_vnet(Ingress::Port(WEB), &frame, vnet(start, offset)).unicast(port(DB));
     }
     // Without the flag the offsets mean nothing.

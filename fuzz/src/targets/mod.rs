@@ -1,0 +1,10 @@
+//! One file per target.
+
+pub mod api;
+mod check;
+pub mod headers;
+pub mod process;
+pub mod state;
+pub mod tables;
+pub mod tunnel;
+pub mod vnet;
