@@ -1,8 +1,9 @@
 //! Header parsing and checksums.
 #![allow(missing_docs, clippy::expect_used)]
 
-use criterion::{Criterion, Throughput, black_box, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use packet::{Headers, MacAddr, build, checksum, flow};
+use std::hint::black_box;
 use std::net::IpAddr;
 
 fn frames() -> [(&'static str, Vec<u8>); 3] {

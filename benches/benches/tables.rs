@@ -2,7 +2,8 @@
 #![allow(missing_docs)]
 
 use benches::{SEED, remote_mac, routed_ip, world};
-use criterion::{BenchmarkId, Criterion, black_box, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::time::Duration;
 use switch::datapath::{Egress, Fdb, NetId, PeerId};

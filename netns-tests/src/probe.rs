@@ -15,7 +15,7 @@ use crate::wait;
 pub struct PingOptions {
     /// How many requests.
     pub count: u32,
-    /// Time between requests.
+    /// Time between requests; zero sends all of them at once.
     pub interval: Duration,
     /// Payload size.
     pub size: u16,
@@ -31,7 +31,7 @@ impl Default for PingOptions {
     fn default() -> Self {
         Self {
             count: 3,
-            interval: Duration::from_millis(20),
+            interval: Duration::ZERO,
             size: 56,
             dont_fragment: false,
             wait: Duration::from_secs(1),
@@ -59,20 +59,30 @@ pub struct PingReport {
     pub text: String,
 }
 
+/// How long ping waits for the last reply when requests are sent at once. Once it has seen a reply,
+/// ping gives up after two round trip times or one interval, whichever is longer: with a short
+/// interval a busy machine makes late replies look lost.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Pings an address from a namespace. No reply is no error: look at the report.
 ///
 /// Not for a wire that corrupts frames: ping reads its own time from the payload before it looks
 /// at the checksum, and may then wait for hours (an error here after the time limit).
 pub fn ping_with(from: &Ns, to: IpAddr, options: &PingOptions) -> Result<PingReport> {
     let whole = options.interval * options.count + options.wait + Duration::from_secs(10);
+    let at_once = options.interval.is_zero();
+    let interval = if at_once { PATIENCE } else { options.interval };
     let mut cmd = from
         .cmd("ping")
         .timeout(whole)
         .arg("-n")
         .args(["-c", &options.count.to_string()])
-        .args(["-i", &format!("{:.3}", options.interval.as_secs_f64())])
+        .args(["-i", &format!("{:.3}", interval.as_secs_f64())])
         .args(["-s", &options.size.to_string()])
         .args(["-W", &format!("{:.3}", options.wait.as_secs_f64())]);
+    if at_once && options.count > 1 {
+        cmd = cmd.args(["-l", &options.count.to_string()]);
+    }
     if options.dont_fragment {
         cmd = cmd.args(["-M", "do"]);
     }

@@ -126,7 +126,13 @@ pub fn veth(a: &Ns, a_name: &str, b: &Ns, b_name: &str, options: &WireOptions) -
             Offloads::Veth => {}
             Offloads::WireLike => ns.ethtool(
                 name,
-                &[("tx-udp-segmentation", false), ("tx-udp_tnl-segmentation", false), ("gro", true)],
+                &[
+                    ("tx-udp-segmentation", false),
+                    // Without and with an outer checksum these are two features.
+                    ("tx-udp_tnl-segmentation", false),
+                    ("tx-udp_tnl-csum-segmentation", false),
+                    ("gro", true),
+                ],
             )?,
             Offloads::None => {
                 ns.ethtool(name, &[("tx", false), ("sg", false), ("gro", false)])?;

@@ -17,16 +17,60 @@ use packet::{MacAddr, flow};
 
 const NONE: u32 = u32::MAX;
 
+/// 16 bytes, four to a cache line. Everything the hot path needs is here, so that it never touches the slab: the
+/// second of the last refresh is kept in the bits that egress and slot number leave over.
 #[derive(Clone, Copy)]
 struct Entry {
     /// MAC in the low 48 bits, network above; never zero, because a zero MAC is never learned.
     key: u64,
-    /// Packed egress, see `pack`.
-    egress: u32,
+    /// Packed egress in the low 21 bits, see `pack`; above it the low 11 bits of the second.
+    place: u32,
+    /// Slot number in the low 24 bits; above it the next 8 bits of the second.
     slot: u32,
 }
 
-const EMPTY: Entry = Entry { key: 0, egress: 0, slot: 0 };
+const EMPTY: Entry = Entry { key: 0, place: 0, slot: 0 };
+
+/// Bits of a packed egress: peer or port, and 2^20 numbers.
+const EGRESS_BITS: u32 = 21;
+const EGRESS_MASK: u32 = (1 << EGRESS_BITS) - 1;
+/// Bits of a slot number.
+const SLOT_BITS: u32 = 24;
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
+/// The second wraps after six days: an entry that is a source then, and then only, is not refreshed once.
+const STAMP_MASK: u32 = (1 << 19) - 1;
+
+/// The second of a time, as far as an entry keeps it.
+#[inline]
+fn stamp(now_ms: u64) -> u32 {
+    (now_ms / 1000) as u32 & STAMP_MASK
+}
+
+impl Entry {
+    #[inline]
+    fn new(key: u64, egress: u32, slot: u32, stamp: u32) -> Self {
+        Self {
+            key,
+            place: egress | stamp << EGRESS_BITS,
+            slot: slot | stamp >> (32 - EGRESS_BITS) << SLOT_BITS,
+        }
+    }
+
+    #[inline]
+    fn egress(self) -> u32 {
+        self.place & EGRESS_MASK
+    }
+
+    #[inline]
+    fn slot(self) -> u32 {
+        self.slot & SLOT_MASK
+    }
+
+    #[inline]
+    fn stamp(self) -> u32 {
+        self.place >> EGRESS_BITS | self.slot >> SLOT_BITS << (32 - EGRESS_BITS)
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Slot {
@@ -95,8 +139,8 @@ pub struct Fdb {
     resume: Option<(usize, Option<u64>)>,
 }
 
-/// Bit 31 tells peers from ports.
-const PEER_BIT: u32 = 1 << 31;
+/// Tells peers from ports; the bits below are the number.
+const PEER_BIT: u32 = 1 << (EGRESS_BITS - 1);
 
 #[inline]
 fn pack(egress: Egress) -> u32 {
@@ -120,7 +164,7 @@ impl Fdb {
     /// A table for `capacity` entries (at least 16). Takes about 72 bytes an entry.
     #[must_use]
     pub fn new(capacity: usize, seed: u64) -> Self {
-        let capacity = capacity.clamp(16, 1 << 24);
+        let capacity = capacity.clamp(16, 1 << SLOT_BITS);
         let size = (capacity * 2).next_power_of_two();
         Self {
             index: vec![EMPTY; size].into_boxed_slice(),
@@ -181,7 +225,7 @@ impl Fdb {
     #[must_use]
     pub fn lookup(&self, network: NetId, mac: MacAddr) -> Option<Egress> {
         let (at, found) = self.probe(key(network, mac));
-        found.then(|| unpack(self.index[at].egress))
+        found.then(|| unpack(self.index[at].egress()))
     }
 
     fn owner(&mut self, packed: u32) -> &mut Owner {
@@ -208,10 +252,11 @@ impl Fdb {
         let packed = pack(egress);
         let (at, found) = self.probe(key);
         if found {
-            let slot = self.index[at].slot;
-            if self.index[at].egress == packed {
-                // Once a second is exact enough for ageing, and keeps the list quiet under load.
-                if now_ms.saturating_sub(self.slots[slot as usize].seen_ms) >= 1000 {
+            let slot = self.index[at].slot();
+            if self.index[at].egress() == packed {
+                // Once in every second is exact enough for ageing, and keeps the list quiet under load.
+                if self.index[at].stamp() != stamp(now_ms) {
+                    self.index[at] = Entry::new(key, packed, slot, stamp(now_ms));
                     self.unlink(slot);
                     self.slots[slot as usize].seen_ms = now_ms;
                     self.link(slot, packed);
@@ -224,7 +269,7 @@ impl Fdb {
             // The eviction may have shifted the index.
             let (at, _) = self.probe(key);
             self.unlink(slot);
-            self.index[at].egress = packed;
+            self.index[at] = Entry::new(key, packed, slot, stamp(now_ms));
             self.slots[slot as usize].seen_ms = now_ms;
             self.slots[slot as usize].created_ms = now_ms;
             self.link(slot, packed);
@@ -249,7 +294,7 @@ impl Fdb {
             }
         };
         let (at, _) = self.probe(key);
-        self.index[at] = Entry { key, egress: packed, slot };
+        self.index[at] = Entry::new(key, packed, slot, stamp(now_ms));
         self.len += 1;
         *self.network(network) += 1;
         self.link(slot, packed);
@@ -340,7 +385,7 @@ impl Fdb {
     pub fn remove(&mut self, network: NetId, mac: MacAddr) -> bool {
         let (at, found) = self.probe(key(network, mac));
         if found {
-            self.remove_slot(self.index[at].slot);
+            self.remove_slot(self.index[at].slot());
         }
         found
     }
@@ -414,18 +459,18 @@ impl Fdb {
     fn after(&self, key: u64, packed: u32) -> Option<u32> {
         let (at, found) = self.probe(key);
         let slot =
-            self.slots.get(self.index[at].slot as usize).filter(|slot| found && slot.owner == packed)?;
+            self.slots.get(self.index[at].slot() as usize).filter(|slot| found && slot.owner == packed)?;
         Some(slot.newer)
     }
 
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = FdbEntry> + '_ {
         self.index.iter().filter(|e| e.key != 0).map(|e| {
-            let slot = &self.slots[e.slot as usize];
+            let slot = &self.slots[e.slot() as usize];
             FdbEntry {
                 network: NetId((e.key >> 48) as u16),
                 mac: MacAddr::from_u64(e.key),
-                egress: unpack(e.egress),
+                egress: unpack(e.egress()),
                 created_ms: slot.created_ms,
                 seen_ms: slot.seen_ms,
             }

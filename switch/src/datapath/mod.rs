@@ -171,14 +171,30 @@ impl Datapath {
         self.counters.posted += out.copies - before;
     }
 
-    /// Asks for the FDB line that this frame's destination will need.
+    /// Asks for the FDB line that this frame will need: its destination's, or, from a peer, its source's (the
+    /// destinations are pods of this node and at hand).
     #[inline]
     fn prefetch_index(&self, tables: &Tables, frame: &Frame, bytes: &[u8]) {
-        if let Ingress::Port(id) = frame.ingress
-            && let Some(port) = tables.port(id)
-            && bytes.len() >= packet::ETHERNET_LEN
-        {
-            self.fdb.prefetch(port.network, packet::Headers::dst_mac(bytes));
+        match frame.ingress {
+            Ingress::Port(id) => {
+                if let Some(port) = tables.port(id)
+                    && bytes.len() >= packet::ETHERNET_LEN
+                {
+                    self.fdb.prefetch(port.network, packet::Headers::dst_mac(bytes));
+                }
+            }
+            Ingress::Underlay { .. } => {
+                // The VNI is at the same place in VXLAN and Geneve. Geneve options would make this a wrong guess,
+                // which costs nothing but the prefetch.
+                if let Some(start) = bytes.get(..tunnel::Encap::HEADER_LEN + packet::ETHERNET_LEN) {
+                    let vni = u32::from_be_bytes([0, start[4], start[5], start[6]]);
+                    if let Some(&network) = tables.by_vni.get(&vni) {
+                        self.fdb
+                            .prefetch(network, packet::MacAddr::read(start, tunnel::Encap::HEADER_LEN + 6));
+                    }
+                }
+            }
+            Ingress::Peer { .. } => {}
         }
     }
 

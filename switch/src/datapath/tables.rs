@@ -130,7 +130,7 @@ impl Sources {
 }
 
 /// Where a route leads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
     /// The destination is on this network: resolve it.
     Connected,
@@ -145,39 +145,56 @@ pub enum Target {
 }
 
 /// Longest-prefix tables of a network.
+///
+/// A prefix's value is one word, its length and the number of its target: there are many prefixes and few
+/// targets, and what a lookup touches last should be in the cache.
 #[derive(Clone, Default)]
 pub struct Fib {
-    v4: Fib4<(u8, Target)>,
-    v6: Fib6<(u8, Target)>,
+    v4: Fib4<Hop>,
+    v6: Fib6<Hop>,
+    targets: Vec<Target>,
     len: usize,
 }
 
+/// Prefix length in the high 8 bits, number of the target below.
+#[derive(Clone, Copy)]
+struct Hop(u32);
+
 impl Fib {
-    /// Builds both tables. A later route for the same prefix replaces an earlier one.
+    /// Builds both tables. A later route for the same prefix replaces an earlier one. At most 2^24 different
+    /// targets.
     #[must_use]
     pub fn new(routes: impl IntoIterator<Item = (IpNet, Target)>) -> Self {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
+        let mut targets = Vec::new();
+        let mut numbers: Map<Target, u32> = Map::default();
         for (prefix, target) in routes {
+            let number = *numbers.entry(target).or_insert_with(|| {
+                targets.push(target);
+                (targets.len() - 1) as u32
+            });
             let len = prefix.prefix_len();
+            let hop = Hop(u32::from(len) << 24 | number & 0xff_ffff);
             match prefix {
-                IpNet::V4(p) => v4.push(((p.network().to_bits(), len), (len, target))),
-                IpNet::V6(p) => v6.push(((p.network().to_bits(), len), (len, target))),
+                IpNet::V4(p) => v4.push(((p.network().to_bits(), len), hop)),
+                IpNet::V6(p) => v6.push(((p.network().to_bits(), len), hop)),
             }
         }
         let (v4, v6): (Fib4<_>, Fib6<_>) = (v4.into_iter().collect(), v6.into_iter().collect());
         let len = v4.len() + v6.len();
-        Self { v4, v6, len }
+        Self { v4, v6, targets, len }
     }
 
     /// Longest match: prefix length and target.
     #[inline]
     #[must_use]
     pub fn lookup(&self, ip: IpAddr) -> Option<(u8, Target)> {
-        match ip {
-            IpAddr::V4(ip) => self.v4.lookup(ip.to_bits()).copied(),
-            IpAddr::V6(ip) => self.v6.lookup(ip.to_bits()).copied(),
-        }
+        let Hop(hop) = match ip {
+            IpAddr::V4(ip) => *self.v4.lookup(ip.to_bits())?,
+            IpAddr::V6(ip) => *self.v6.lookup(ip.to_bits())?,
+        };
+        Some(((hop >> 24) as u8, *self.targets.get((hop & 0xff_ffff) as usize)?))
     }
 
     /// Number of prefixes.

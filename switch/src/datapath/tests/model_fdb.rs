@@ -36,7 +36,7 @@ impl Model {
         if let Some(entry) = self.entries.get_mut(&key) {
             let before = entry.owner;
             if before == owner {
-                if now - entry.seen >= 1000 {
+                if now / 1000 != entry.seen / 1000 {
                     entry.seen = now;
                     self.queue(owner).retain(|k| *k != key);
                     self.queue(owner).push_back(key);
