@@ -90,6 +90,11 @@ impl Control {
             }
             None => V::Unspecified,
         };
+        for output in reply.outputs.iter().filter(|o| !o.underlay_dst.is_empty()) {
+            if let Some(detail) = wrapped(output, &out, &tables) {
+                reply.steps.push(step(("encap", detail)));
+            }
+        }
         reply.verdict = verdict.into();
         Ok(reply)
     }
@@ -311,6 +316,20 @@ fn build(
         }
     }
     Ok(frame)
+}
+
+/// How a frame to a peer is wrapped.
+fn wrapped(output: &proto::TraceOutput, out: &Postbox, tables: &Tables) -> Option<String> {
+    let peer = out.touched().iter().find_map(|egress| match egress {
+        Egress::Peer(id) => tables.peer(*id).filter(|p| p.remote.to_string() == output.underlay_dst),
+        Egress::Port(_) => None,
+    })?;
+    let outer = output.frame.len() - packet::ETHERNET_LEN.min(output.frame.len())
+        + peer.encap.overhead(peer.remote.is_ipv6());
+    Some(format!(
+        "{} VNI {}, {} > {} port {}, {outer} bytes on the underlay",
+        peer.encap, output.vni, output.underlay_src, output.underlay_dst, peer.port
+    ))
 }
 
 fn outputs(
