@@ -100,6 +100,26 @@ impl PacketSocket {
         Ok(Self { fd: socket.into() })
     }
 
+    /// From now on each frame sent must begin with a virtio-net header (10 bytes), which may ask for
+    /// segmentation and for a checksum: how a program in a pod hands over offload frames of its own.
+    pub fn with_offload_header(self) -> Result<Self> {
+        // From linux/if_packet.h; the libc crate does not have it.
+        const PACKET_VNET_HDR: libc::c_int = 15;
+        let on: libc::c_int = 1;
+        // SAFETY: the option takes an int, of which the call gets a pointer with its true size.
+        let set = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                PACKET_VNET_HDR,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        check(set as isize).context("packet socket with offload header")?;
+        Ok(self)
+    }
+
     /// Sends one frame; it must begin with the Ethernet header and fit the interface's MTU.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: pointer and length are those of a live slice.

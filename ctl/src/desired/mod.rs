@@ -27,7 +27,7 @@ use ipnet::IpNet;
 use packet::{MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
-use text::{many, one, opt, vni};
+use text::{many, nonzero, one, opt, vni};
 
 /// The version of the document that this code reads and writes.
 pub const VERSION: u32 = 1;
@@ -99,10 +99,10 @@ pub struct Network {
     #[serde(default = "ageing", skip_serializing_if = "is_ageing")]
     pub ageing_seconds: u32,
     /// MTU of the pods; absent: derived from the underlay and the encapsulation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "nonzero", skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// Most FDB entries learned here; absent: the daemon's default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "nonzero", skip_serializing_if = "Option::is_none")]
     pub fdb_limit: Option<u32>,
     /// Flood unicast frames to unknown addresses.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
@@ -144,13 +144,13 @@ pub struct Port {
     #[serde(default, with = "many", skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<IpNet>,
     /// Absent: that of the network.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "nonzero", skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// Accept and learn any source address instead of guarding the declared ones.
     #[serde(default, skip_serializing_if = "is_default")]
     pub learning: bool,
     /// Most MAC addresses learned from this port; absent: the daemon's default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "nonzero", skip_serializing_if = "Option::is_none")]
     pub mac_limit: Option<u32>,
     /// Segmentation and checksum offload on the TAP.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
@@ -210,7 +210,7 @@ pub struct Peer {
     #[serde(with = "one")]
     pub remote: IpAddr,
     /// UDP port; absent: that of the encapsulation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "nonzero", skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// On the wire.
     #[serde(default, skip_serializing_if = "is_default")]

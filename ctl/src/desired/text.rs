@@ -122,6 +122,18 @@ pub mod many {
     }
 }
 
+/// `#[serde(deserialize_with)]` for a number whose zero means "default", as it does in the API.
+///
+/// # Errors
+/// Not a number of this type.
+pub fn nonzero<'de, T, D>(d: D) -> Result<Option<T>, D::Error>
+where
+    T: serde::Deserialize<'de> + Default + PartialEq,
+    D: serde::Deserializer<'de>,
+{
+    Ok(<Option<T> as serde::Deserialize>::deserialize(d)?.filter(|v| *v != T::default()))
+}
+
 /// `#[serde(with)]` for a VNI, which is a number.
 pub mod vni {
     use packet::Vni;

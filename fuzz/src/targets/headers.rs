@@ -2,7 +2,7 @@
 //! nothing, and what reads a frame by these offsets may.
 
 use crate::input::mix;
-use packet::{Fragment, Headers, Net, VnetHdr, checksum, flow, ip_proto};
+use packet::{Fragment, Headers, Net, VnetHdr, checksum, ether_type, flow, ip_proto};
 use switch::datapath::packet_size;
 
 /// Holds for every frame and what [`Headers::parse`] says about it.
@@ -60,7 +60,9 @@ pub fn run(data: &[u8]) -> u64 {
         let _ = checksum::verify_ipv4_header(&data[Headers::L3..]);
     }
     let size = packet_size(&h, &VnetHdr::default());
-    assert_eq!(size as usize + Headers::L3, h.end as usize);
+    // A tag is part of the link layer's header.
+    let tag = if matches!(h.ether_type, ether_type::VLAN | ether_type::QINQ) { 4 } else { 0 };
+    assert_eq!(size as usize, (h.end as usize - Headers::L3).saturating_sub(tag));
     // A mark changes the mark and nothing else.
     let mut marked = data.to_vec();
     tunnel::ecn::set_ecn(&mut marked, &h, 3);

@@ -147,17 +147,19 @@ impl Store {
             current: current.clone(),
             previous: format!("{PREVIOUS}: {e}"),
         })?;
-        let kept = self.set_aside()?;
+        // The lost state had the next number, and somebody may have seen it.
+        let next = generation + 1;
+        let kept = self.set_aside(encode(&desired, next).ok().as_deref())?;
         let problem = format!(
             "{current}{kept}; running with the state before it, of generation {generation}: \
              later changes are lost"
         );
-        // The lost state had the next number, and somebody may have seen it.
-        Ok(Loaded { desired, generation: generation + 1, problem: Some(problem) })
+        Ok(Loaded { desired, generation: next, problem: Some(problem) })
     }
 
-    /// Moves an unreadable file out of the way of the next save, and puts the previous one in its place.
-    fn set_aside(&mut self) -> io::Result<String> {
+    /// Moves an unreadable file out of the way of the next save, and puts `file`, the previous state under a
+    /// number of its own, in its place: else the numbers would go back when the next file is lost as well.
+    fn set_aside(&mut self, file: Option<&[u8]>) -> io::Result<String> {
         let mut kept = String::new();
         for number in 0..ASIDE {
             let name = format!("{CURRENT}.bad.{number}");
@@ -167,10 +169,21 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(e),
             }
-            self.restore()?;
+            // Without room for it the previous file serves as it is.
+            if file.is_none_or(|file| self.put(file).is_err()) {
+                self.restore()?;
+            }
             return Ok(kept);
         }
         Err(io::Error::other("too many files state.bad.*: look at them and remove them"))
+    }
+
+    /// Makes this the current file, and leaves the previous one alone.
+    fn put(&mut self, file: &[u8]) -> io::Result<()> {
+        self.fs.remove(TEMPORARY)?;
+        self.fs.create(TEMPORARY, file)?;
+        self.fs.rename(TEMPORARY, CURRENT)?;
+        self.fs.sync_dir()
     }
 
     /// Makes the previous file the current one again.
