@@ -30,9 +30,9 @@ fn every_pair(name: &str, mode: Mode, underlay_v6: bool) -> Result<()> {
         ..Setup::new(name, mode)
     })?;
     for v6 in [false, true] {
-        converse(&world.near, &world.beside, v6, 50 * MB)?;
-        converse(&world.near, &world.far, v6, 50 * MB)?;
-        converse(&world.far, &world.beside, v6, 5 * MB)?;
+        world.converse(&world.near, &world.beside, v6, 50 * MB)?;
+        world.converse(&world.near, &world.far, v6, 50 * MB)?;
+        world.converse(&world.far, &world.beside, v6, 5 * MB)?;
     }
     check(world.lab.nodes(), &[])
 }
@@ -65,8 +65,8 @@ fn wire_checksums(name: &str, mode: Mode, underlay_v6: bool, encap: &str) -> Res
     ping(world.near.ns(), world.far.ip(false))?;
     let capture = Capture::start(b.ns(), UPLINK)?;
     for v6 in [false, true] {
-        converse(&world.near, &world.far, v6, 2 * MB)?;
-        converse(&world.far, &world.near, v6, 2 * MB)?;
+        world.converse(&world.near, &world.far, v6, 2 * MB)?;
+        world.converse(&world.far, &world.near, v6, 2 * MB)?;
     }
     let captured = capture.stop();
     captured.require_good_checksums(5000)?;
@@ -116,8 +116,8 @@ fn offloads(name: &str, mode: Mode, ports: [bool; 3]) -> Result<()> {
         for (from, to, to_offload) in [(near, beside, ports[1]), (near, far, ports[2]), (far, near, ports[0])]
         {
             let capture = Capture::start(to.ns(), "eth0")?;
-            converse(from, to, v6, 3 * MB)?;
-            converse(from, to, !v6, MB)?;
+            world.converse(from, to, v6, 3 * MB)?;
+            world.converse(from, to, !v6, MB)?;
             let arrived = capture.stop().arrived();
             let report = arrived.require_good_checksums(50)?;
             if !to_offload {
@@ -261,8 +261,8 @@ fn small_port(name: &str, mode: Mode) -> Result<()> {
         tcp(near.ns(), far.ns(), far.ip(v6), 5 * MB)?;
         tcp(far.ns(), near.ns(), near.ip(v6), 5 * MB)?;
         told_the_mtu(near, far.ip(v6), 1352, 1300)?;
-        converse(near, far, v6, 5 * MB)?;
-        converse(far, near, v6, 5 * MB)?;
+        world.converse(near, far, v6, 5 * MB)?;
+        world.converse(far, near, v6, 5 * MB)?;
     }
     check(world.lab.nodes(), &["too-big"])
 }
@@ -427,8 +427,8 @@ fn a_jumbo_underlay() -> Result<()> {
         ping(near.ns(), far.ip(v6))?;
         let report = ping_with(near.ns(), far.ip(v6), &whole)?;
         ensure!(report.received == 3, "{}", report.text);
-        converse(near, far, v6, 50 * MB)?;
-        converse(far, near, v6, 5 * MB)?;
+        world.converse(near, far, v6, 50 * MB)?;
+        world.converse(far, near, v6, 5 * MB)?;
     }
     check(world.lab.nodes(), &[])
 }

@@ -164,6 +164,22 @@ impl World {
         Ok(Self { lab, near, beside, far })
     }
 
+    /// [`converse`], with the counters of both nodes in the message when it fails.
+    pub fn converse(&self, from: &Host, to: &Host, v6: bool, bytes: u64) -> Result<()> {
+        converse(from, to, v6, bytes).map_err(|e| Error::failed(format!("{e}\n{}", self.counters())))
+    }
+
+    fn counters(&self) -> String {
+        let mut text = String::new();
+        for node in self.lab.nodes() {
+            for what in [["drops"].as_slice(), &["port", "stats"], &["peer", "stats"]] {
+                let shown = node.swctl_text(what).unwrap_or_else(|e| e.to_string());
+                text.push_str(&format!("{}: swctl {}\n{shown}\n", node.name(), what.join(" ")));
+            }
+        }
+        text
+    }
+
     pub fn a(&self) -> Result<&Node> {
         self.lab.node("a")
     }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use lab::capture::Capture;
 use lab::conserve::check;
 use lab::rawframe::{Arp, ArpKind, BROADCAST};
-use lab::{Context, Lab, Result, ensure};
+use lab::{Lab, Result, ensure};
 
 use crate::common::{Host, add_host, add_network, converse, start};
 use crate::support::{
@@ -46,13 +46,15 @@ pub fn checksum_requests() -> Result<()> {
     let mut requests = 0;
     for to in [&plain, &far] {
         for (start, offset, frame) in twisted(&raw, &evil, to)? {
-            offload
-                .send(&asking(start, offset, &frame))
-                .context(format!("checksum from {start} to {}", start + offset))?;
+            // The pod's own kernel refuses what it knows to be wrong, newer ones more of it.
+            if offload.try_send(&asking(start, offset, &frame))?.is_err() {
+                continue;
+            }
             requests += 1;
         }
     }
     raw.mark(&marker)?;
+    ensure!(requests >= 20, "the kernel let only {requests} requests pass");
     dropped_exactly(a, &before, &[("bad-vnet", "evil", requests)])?;
     for (name, capture) in captures {
         only_markers(capture.stop(), &marker, name)?;
