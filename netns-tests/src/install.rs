@@ -54,6 +54,11 @@ pub fn need(programs: &[&str]) -> Result<()> {
     }
 }
 
+/// Every program that the lab and its suites may run.
+pub fn all() -> Vec<&'static str> {
+    PACKAGES.iter().map(|(program, _)| *program).collect()
+}
+
 /// Makes sure that the programs are there: as root installs the missing packages, otherwise fails
 /// with the command to type.
 pub fn ensure_tools(programs: &[&str]) -> Result<()> {

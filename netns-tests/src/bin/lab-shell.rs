@@ -2,7 +2,8 @@
 //!
 //! `lab-shell [--keep] [PROGRAM [ARGUMENT]...]` runs the program in the sandbox (not in a node:
 //! see `ip netns`) and ends with its exit code; without a program it prints the namespaces. With
-//! `--keep` the lab stays after the program's end, until it is killed.
+//! `--keep` the lab stays after the program's end, until it is killed. `lab-shell --install` gets the programs
+//! that the suites run, and does nothing else.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -11,6 +12,16 @@ use std::process::{Command, ExitCode};
 use lab::{Context as _, Lab, Result};
 
 fn main() -> ExitCode {
+    // Packages can be installed only outside the sandbox, which has no network.
+    if std::env::args_os().nth(1).is_some_and(|a| a == "--install") {
+        return match lab::install::ensure_tools(&lab::install::all()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                let _ = writeln!(std::io::stderr(), "lab-shell: {e}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let sandbox = lab::enter::enter();
     match run(&sandbox) {
         Ok(code) => ExitCode::from(code),
