@@ -68,7 +68,7 @@ pub fn two_hundred_ports() -> Result<()> {
     let left = fdb.as_array().into_iter().flatten().filter(|e| !e["dev"].is_null()).count();
     ensure!(left == 0, "the FDB still names ports: {fdb}");
     // On the way to or from a port while it was removed.
-    check(lab.nodes(), &["no-port", "egress-gone", "tx-down"])
+    check(lab.nodes(), &["no-port", "egress-gone"])
 }
 
 /// Bulk TCP on one node and across nodes does not notice that other ports come and go.
@@ -116,7 +116,7 @@ pub fn ports_come_and_go_under_load() -> Result<()> {
     ));
     ensure!(after == before, "{} retransmission timeouts: {across:?} {local:?}", after - before);
     // What a port still had in its queue when it was removed, and what was on the way to it.
-    check(lab.nodes(), &["egress-gone", "no-port", "reflection", "tx-down"])
+    check(lab.nodes(), &["egress-gone", "no-port", "reflection"])
 }
 
 /// A pod's namespace is deleted under the switch.

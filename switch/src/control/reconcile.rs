@@ -22,6 +22,9 @@ use crate::datapath::{Egress, PortId};
 use crate::engine::Command;
 use crate::io::{NetnsError, Offloads, OpenError, OpenedPort, PortHealth, PortPlace, PortSpec};
 
+/// Longest wait for the worker before a device is removed all the same.
+const WORKER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// First and longest wait before a port is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Devices looked at in one tick: each look takes about 0.1 ms of the control thread.
@@ -176,13 +179,33 @@ impl Core {
 
     /// Takes ports that no table names from the worker, and removes their devices.
     fn retire(&mut self, names: &[String]) -> Result<(), ProgramError> {
+        let mut gone = Vec::new();
         for name in names {
             let Some(Actual::Up(up)) = self.ports.remove(name) else { continue };
             self.worker.send(Command::RemovePort(up.id))?;
             self.worker.send(Command::Forget(Egress::Port(up.id)))?;
+            gone.push((name, up));
+        }
+        if !gone.is_empty() {
+            self.wait_for_worker()?;
+        }
+        for (name, up) in gone {
             self.ids.ports.release(name);
             self.close_device(name, &up.spec, up.place);
             tracing::info!(port = name, "port closed");
+        }
+        Ok(())
+    }
+
+    /// Waits until the worker has carried out what it was told, which takes it one turn: a device must not go
+    /// while the worker may still send to it. A worker that does not answer in time cannot be waited for.
+    fn wait_for_worker(&self) -> Result<(), ProgramError> {
+        let (done, obeyed) = crossbeam_channel::bounded(1);
+        self.worker.send(Command::Inspect(Box::new(move |_| {
+            let _ = done.send(());
+        })))?;
+        if obeyed.recv_timeout(WORKER_PATIENCE).is_err() {
+            tracing::warn!("the worker did not answer within {WORKER_PATIENCE:?}");
         }
         Ok(())
     }
