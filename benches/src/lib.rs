@@ -15,6 +15,8 @@ use tunnel::Encap;
 pub const SEED: u64 = 0x0123_4567_89ab_cdef;
 /// Declared ports in the world.
 pub const PORTS: u32 = 64;
+/// Peers; the first sends, all are routed to.
+const PEERS: u32 = 8;
 
 /// MAC of the n-th declared port.
 #[must_use]
@@ -70,7 +72,8 @@ pub fn world(fdb: u32, routes: u32) -> World {
     }
     let prefix = |n: u32| {
         let net = Ipv4Addr::from_bits(0x1400_0000 + (n << 8));
-        (ipnet::IpNet::V4(ipnet::Ipv4Net::new_assert(net, 24)), Target::Peer(PeerId(0)))
+        // Neighbouring routes lead to different nodes: equal ones would be stored as one.
+        (ipnet::IpNet::V4(ipnet::Ipv4Net::new_assert(net, 24)), Target::Peer(PeerId(n % PEERS)))
     };
     let fib = Fib::new((0..routes).map(prefix).chain([(gateway.trunc(), Target::Connected)]));
     let network = Network {
@@ -90,7 +93,6 @@ pub fn world(fdb: u32, routes: u32) -> World {
         ageing_ms: 300_000,
     };
     let underlay = IpAddr::V4(Ipv4Addr::new(192, 168, 77, 1));
-    let remote = IpAddr::V4(Ipv4Addr::new(192, 168, 77, 2));
     let mut tables = Tables::new(SEED);
     tables.generation = 1;
     tables.ports = (0..PORTS)
@@ -106,19 +108,24 @@ pub fn world(fdb: u32, routes: u32) -> World {
             }))
         })
         .collect();
-    tables.peers = vec![Some(Arc::new(Peer {
-        remote,
-        port: 4789,
-        encap: Encap::Vxlan,
-        checksum: true,
-        router_mac: router_mac(remote),
-        mtu: 1450,
-        network: None,
-        sources: None,
-    }))];
+    let remote_of = |n: u32| IpAddr::V4(Ipv4Addr::from_bits(0xc0a8_4d02 + n));
+    tables.peers = (0..PEERS)
+        .map(|n| {
+            Some(Arc::new(Peer {
+                remote: remote_of(n),
+                port: 4789,
+                encap: Encap::Vxlan,
+                checksum: true,
+                router_mac: router_mac(remote_of(n)),
+                mtu: 1450,
+                network: None,
+                sources: None,
+            }))
+        })
+        .collect();
     tables.networks = vec![Some(Arc::new(network))];
     tables.by_vni.insert(1, NetId(0));
-    tables.by_remote.insert(remote, PeerId(0));
+    tables.by_remote.extend((0..PEERS).map(|n| (remote_of(n), PeerId(n))));
     tables.node =
         Node { underlay: Some(underlay), router_mac: router_mac(underlay), tunnel_ports: vec![4789, 6081] };
     let mut datapath = Datapath::new(Config { fdb_capacity: (fdb as usize).max(1024), seed: SEED });

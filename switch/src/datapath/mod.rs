@@ -16,7 +16,7 @@
 //! classify  ARP, ND, router or bridge
 //! arp, nd   answered from the tables where possible     (frames: reply)
 //! forward   bridge: FDB hit, flood, split horizon
-//! route     router: validity, TTL, longest match        (errors: icmp)
+//! route     router: validity, TTL, longest match        (table: lpm; errors: icmp)
 //! resolve   next hop's MAC, solicitation, queue         (table: neighbour)
 //! egress    does it fit; post
 //! ```
@@ -34,6 +34,7 @@ mod guard;
 mod hash;
 mod icmp;
 mod learn;
+mod lpm;
 mod nd;
 mod neighbour;
 mod parse;

@@ -5,10 +5,10 @@
 //! generation. Flood lists are computed here, when tables are built, not per frame.
 
 use super::hash::{Map, State};
+use super::lpm::Lpm;
 use super::verdict::{Egress, NetId, PeerId, PortId};
 use ipnet::IpNet;
 use packet::{MacAddr, Vni};
-use poptrie::Poptrie;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use tunnel::Encap;
@@ -97,25 +97,23 @@ pub struct Peer {
 /// Prefixes an inner source address may come from.
 #[derive(Clone, Default)]
 pub struct Sources {
-    v4: Fib4<()>,
-    v6: Fib6<()>,
+    v4: Lpm<4>,
+    v6: Lpm<16>,
 }
-
-type Fib4<T> = Poptrie<(u32, u8), T>;
-type Fib6<T> = Poptrie<(u128, u8), T>;
 
 impl Sources {
     /// Collects prefixes.
     #[must_use]
     pub fn new(prefixes: &[IpNet]) -> Self {
-        let mut sources = Self { v4: Fib4::new(), v6: Fib6::new() };
+        let mut v4 = Vec::new();
+        let mut v6 = Vec::new();
         for prefix in prefixes {
             match prefix {
-                IpNet::V4(p) => drop(sources.v4.insert((p.network().to_bits(), p.prefix_len()), ())),
-                IpNet::V6(p) => drop(sources.v6.insert((p.network().to_bits(), p.prefix_len()), ())),
+                IpNet::V4(p) => v4.push((p.network().octets(), p.prefix_len(), 0)),
+                IpNet::V6(p) => v6.push((p.network().octets(), p.prefix_len(), 0)),
             }
         }
-        sources
+        Self { v4: Lpm::new(v4), v6: Lpm::new(v6) }
     }
 
     /// Is the address inside one of the prefixes?
@@ -123,8 +121,8 @@ impl Sources {
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         match ip {
-            IpAddr::V4(ip) => self.v4.lookup(ip.to_bits()).is_some(),
-            IpAddr::V6(ip) => self.v6.lookup(ip.to_bits()).is_some(),
+            IpAddr::V4(ip) => self.v4.lookup(ip.octets()).is_some(),
+            IpAddr::V6(ip) => self.v6.lookup(ip.octets()).is_some(),
         }
     }
 }
@@ -146,67 +144,58 @@ pub enum Target {
 
 /// Longest-prefix tables of a network.
 ///
-/// A prefix's value is one word, its length and the number of its target: there are many prefixes and few
-/// targets, and what a lookup touches last should be in the cache.
+/// Prefixes are many, kinds of routes are few: the tries hold the number of a kind, and all kinds stay in the cache.
 #[derive(Clone, Default)]
 pub struct Fib {
-    v4: Fib4<Hop>,
-    v6: Fib6<Hop>,
-    targets: Vec<Target>,
-    len: usize,
+    v4: Lpm<4>,
+    v6: Lpm<16>,
+    /// What a route says: prefix length and target.
+    kinds: Vec<(u8, Target)>,
 }
 
-/// Prefix length in the high 8 bits, number of the target below.
-#[derive(Clone, Copy)]
-struct Hop(u32);
-
 impl Fib {
-    /// Builds both tables. A later route for the same prefix replaces an earlier one. At most 2^24 different
-    /// targets.
+    /// Builds both tables. A later route for the same prefix replaces an earlier one.
     #[must_use]
     pub fn new(routes: impl IntoIterator<Item = (IpNet, Target)>) -> Self {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
-        let mut targets = Vec::new();
-        let mut numbers: Map<Target, u32> = Map::default();
+        let mut kinds = Vec::new();
+        let mut numbers: Map<(u8, Target), u32> = Map::default();
         for (prefix, target) in routes {
-            let number = *numbers.entry(target).or_insert_with(|| {
-                targets.push(target);
-                (targets.len() - 1) as u32
+            let kind = (prefix.prefix_len(), target);
+            let number = *numbers.entry(kind).or_insert_with(|| {
+                kinds.push(kind);
+                (kinds.len() - 1) as u32
             });
-            let len = prefix.prefix_len();
-            let hop = Hop(u32::from(len) << 24 | number & 0xff_ffff);
             match prefix {
-                IpNet::V4(p) => v4.push(((p.network().to_bits(), len), hop)),
-                IpNet::V6(p) => v6.push(((p.network().to_bits(), len), hop)),
+                IpNet::V4(p) => v4.push((p.network().octets(), p.prefix_len(), number)),
+                IpNet::V6(p) => v6.push((p.network().octets(), p.prefix_len(), number)),
             }
         }
-        let (v4, v6): (Fib4<_>, Fib6<_>) = (v4.into_iter().collect(), v6.into_iter().collect());
-        let len = v4.len() + v6.len();
-        Self { v4, v6, targets, len }
+        Self { v4: Lpm::new(v4), v6: Lpm::new(v6), kinds }
     }
 
     /// Longest match: prefix length and target.
     #[inline]
     #[must_use]
     pub fn lookup(&self, ip: IpAddr) -> Option<(u8, Target)> {
-        let Hop(hop) = match ip {
-            IpAddr::V4(ip) => *self.v4.lookup(ip.to_bits())?,
-            IpAddr::V6(ip) => *self.v6.lookup(ip.to_bits())?,
+        let number = match ip {
+            IpAddr::V4(ip) => self.v4.lookup(ip.octets())?,
+            IpAddr::V6(ip) => self.v6.lookup(ip.octets())?,
         };
-        Some(((hop >> 24) as u8, *self.targets.get((hop & 0xff_ffff) as usize)?))
+        self.kinds.get(number as usize).copied()
     }
 
     /// Number of prefixes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.v4.len() + self.v6.len()
     }
 
     /// No route at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 }
 
