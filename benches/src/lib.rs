@@ -81,6 +81,8 @@ pub fn world(fdb: u32, routes: u32) -> World {
         vni,
         gateway_mac: gateway_mac(vni),
         gateways: vec![gateway],
+        node: None,
+        node_ips: Vec::new(),
         statics,
         neighbours,
         fib,

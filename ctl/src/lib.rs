@@ -3,13 +3,18 @@
 //! [`proto`] holds the types and the service generated from `proto/swd/v1/swd.proto`, the published
 //! contract. [`desired`] is the same desired state with checked types, and the document format of `swctl
 //! apply`, `swctl export` and the daemon's durable state file. [`error`] is the one vocabulary of failures
-//! that server and client share. [`client`] connects over the Unix socket.
+//! that server and client share. [`client`] connects over the Unix socket. [`tombstone`] is what the CNI plugin
+//! leaves for a daemon that does not answer, [`atomic`] how single files are replaced, and [`plugin`] how CNI
+//! plugins are run.
 #![forbid(unsafe_code)]
 
+pub mod atomic;
 pub mod client;
 pub mod desired;
 pub mod error;
+pub mod plugin;
 pub mod proto;
+pub mod tombstone;
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/swd/swd.sock";

@@ -45,8 +45,36 @@ prop_compose! {
         fdb_limit in of(1u32..100), flood: bool, cidr in prefix(),
     ) -> Network {
         let subnets = vec![Subnet { cidr, gateway: None }];
-        Network { name, vni: Vni::new(vni).unwrap(), ageing_seconds, mtu, fdb_limit, flood, subnets }
+        let (ranges, exclude) = (vec![cidr.into()], if flood { vec![cidr.into()] } else { vec![] });
+        let vni = Vni::new(vni).unwrap();
+        Network { name, vni, ageing_seconds, mtu, fdb_limit, flood, subnets, ranges, exclude }
     }
+}
+
+/// Whose mappings have ports of the node of their own.
+fn mappings() -> impl Strategy<Value = Vec<PortMapping>> {
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
+    vec((1u16.., protocol), 0..3).prop_map(|all| {
+        let of = |(n, (container_port, protocol)): (usize, (u16, Protocol))| PortMapping {
+            host_port: 1 + n as u16,
+            container_port,
+            protocol,
+            host_ip: None,
+        };
+        all.into_iter().enumerate().map(of).collect()
+    })
+}
+
+/// Limits and mappings of a pod, or the part of the node.
+fn part() -> impl Strategy<Value = (Option<Bandwidth>, Vec<PortMapping>, Option<NodePort>)> {
+    let rates = (1u64.., any::<u64>()).prop_map(|(ingress_rate, ingress_burst)| Bandwidth {
+        ingress_rate,
+        ingress_burst,
+        ..Bandwidth::default()
+    });
+    let pod = (of(rates), mappings()).prop_map(|(bandwidth, mappings)| (bandwidth, mappings, None));
+    let node = vec(prefix(), 0..3).prop_map(|no_masquerade| NodePort { masquerade: true, no_masquerade });
+    prop_oneof![4 => pod, 1 => node.prop_map(|node| (None, vec![], Some(node)))]
 }
 
 prop_compose! {
@@ -54,11 +82,17 @@ prop_compose! {
         name in name(), network in name(), netns in "/[a-z/]{0,20}|[a-z][a-z0-9]{0,10}|[1-9][0-9]{0,5}",
         ifname in "[a-z]{1,15}", mac in of(mac()), ip in of(net()), mtu in of(1280u16..9000),
         learning: bool, mac_limit in of(1u32..100), offload: bool, default_route: bool,
-        metadata in btree_map("[a-z.]{1,10}", ".{0,20}", 0..3),
+        metadata in btree_map("[a-z.]{1,10}", ".{0,20}", 0..3), owned: bool,
+        (bandwidth, mappings, node) in part(),
     ) -> Port {
         let ips = ip.into_iter().collect();
+        let (netns, learning) = if node.is_some() { (String::new(), false) } else { (netns, learning) };
+        let owner = Owner { cni_network: network.clone(), container_id: name.clone() };
+        let attachment = (owned && node.is_none()).then_some(owner);
+        let name = if attachment.is_some() { attachment::port_name(&name, &ifname) } else { name };
         Port {
             name, network, netns, ifname, mac, ips, mtu, learning, mac_limit, offload, default_route, metadata,
+            bandwidth, mappings, attachment, node,
         }
     }
 }

@@ -51,18 +51,27 @@ fn gateways_find_their_subnets() {
 #[test]
 fn ports_and_peers() {
     let server = lab();
-    server
-        .ok("port add web-0 --network pods --netns sub/ns --ip 10.1.1.2/24 --ip fd00:1::2/64 --ifname net1 \
-         --mac 02:00:00:00:00:02 --mtu 1400 --no-offload --metadata pod=web --metadata uid=1=2");
+    server.ok(
+        "port add web-0 --network pods --netns sub/ns --ip 10.1.1.2/24 --ip fd00:1::2/64 --ifname net1 \
+         --mac 02:00:00:00:00:02 --mtu 1400 --no-offload --metadata pod=web --metadata uid=1=2 \
+         --ingress-rate 50M --ingress-burst 64k --publish [fd00::9]:8080:80/udp",
+    );
     let port = &server.json("port")[0];
     let expected = json!({
         "name": "web-0", "network": "pods", "vni": 1, "netns": port["netns"], "netns_path": "",
         "ifname": "net1", "ifindex": 0, "state": "up", "problem": "", "mac": "02:00:00:00:00:02",
         "ips": ["10.1.1.2/24", "fd00:1::2/64"], "mtu": 1450, "learning": false, "mac_limit": 0,
         "offload": false, "offloads": [], "default_route": true, "worker": 0, "up_ms": 0,
-        "metadata": {"pod": "web", "uid": "1=2"},
+        "metadata": {"pod": "web", "uid": "1=2"}, "ingress_rate": 50_000_000, "ingress_burst": 64_000,
+        "egress_rate": 0, "egress_burst": 0, "container_id": "", "cni_network": "",
+        "mappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "udp", "hostIP": "fd00::9"}],
+        "node": false, "masquerade": false, "no_masquerade": [],
     });
     assert_eq!(*port, expected);
+    server.ok("port add node --network pods --node --masquerade --no-masquerade 172.16.0.0/12");
+    let node = &server.json("port show node")[0];
+    assert_eq!((&node["node"], &node["netns"], &node["ifname"]), (&json!(true), &json!(""), &json!("swd0")));
+    assert_eq!((&node["masquerade"], &node["no_masquerade"]), (&json!(true), &json!(["172.16.0.0/12"])));
     // The daemon runs elsewhere, so a relative path was made absolute.
     let netns = port["netns"].as_str().unwrap();
     assert!(netns.starts_with('/') && netns.ends_with("/sub/ns"), "{netns}");

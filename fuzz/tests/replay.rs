@@ -34,6 +34,19 @@ fn every_crash_has_its_story() {
     }
 }
 
+/// The coverage-guided front end is outside the workspace, where nothing else would notice a target it lacks.
+#[test]
+fn every_target_has_its_front_end() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("libfuzzer");
+    let manifest = std::fs::read_to_string(dir.join("Cargo.toml")).unwrap();
+    for target in TARGETS {
+        let path = format!("fuzz_targets/{target}.rs");
+        assert!(manifest.contains(&format!("path = \"{path}\"")), "{target}");
+        let source = std::fs::read_to_string(dir.join(path)).unwrap();
+        assert!(source.contains(&format!("fuzz::run(\"{target}\", data)")), "{target}");
+    }
+}
+
 /// The committed files stay small enough to live in the repository.
 #[test]
 fn corpora_are_small() {

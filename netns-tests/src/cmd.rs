@@ -33,8 +33,32 @@ pub struct Cmd {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     netns: Option<Arc<OwnedFd>>,
+    inside: Option<Arc<Inside>>,
     stdin: Option<Vec<u8>>,
     timeout: Duration,
+}
+
+/// The namespaces of a machine besides its network's, see [`crate::runtimes::machine`].
+#[derive(Debug)]
+pub(crate) struct Inside {
+    pub mount: OwnedFd,
+    pub pids: OwnedFd,
+    pub cgroup: OwnedFd,
+    /// Files to which a process writes `0` to join the machine's cgroups.
+    pub doors: Vec<OwnedFd>,
+}
+
+impl Inside {
+    /// Moves the calling process, which must have no other thread, to the machine. Its process
+    /// ids are another matter: they are given at birth, see [`Cmd::spawn`].
+    fn enter(&self) -> std::io::Result<()> {
+        for door in &self.doors {
+            rustix::io::write(door, b"0")?;
+        }
+        move_into_link_name_space(self.cgroup.as_fd(), Some(LinkNameSpaceType::ControlGroup))?;
+        move_into_link_name_space(self.mount.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        Ok(())
+    }
 }
 
 /// What a finished command left.
@@ -56,6 +80,7 @@ impl Cmd {
             args: Vec::new(),
             env: Vec::new(),
             netns: None,
+            inside: None,
             stdin: None,
             timeout: DEFAULT_TIMEOUT,
         }
@@ -82,6 +107,12 @@ impl Cmd {
     /// Runs it inside a network namespace.
     pub fn within(mut self, ns: &Ns) -> Self {
         self.netns = Some(ns.fd());
+        self
+    }
+
+    /// Runs it on a machine.
+    pub(crate) fn inside(mut self, inside: &Arc<Inside>) -> Self {
+        self.inside = Some(inside.clone());
         self
     }
 
@@ -123,9 +154,9 @@ impl Cmd {
             command.env("PATH", path);
         }
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
-        let netns = self.netns.clone();
-        // SAFETY: the closure runs between fork and exec. It makes two system calls, on a local
-        // and on a file descriptor that the closure itself keeps open; it allocates nothing and
+        let (netns, inside) = (self.netns.clone(), self.inside.clone());
+        // SAFETY: the closure runs between fork and exec. It makes system calls only, on a local
+        // and on file descriptors that the closure itself keeps open; it allocates nothing and
         // takes no lock.
         unsafe {
             command.pre_exec(move || {
@@ -135,6 +166,9 @@ impl Cmd {
                 libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
                 if let Some(netns) = &netns {
                     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+                }
+                if let Some(inside) = &inside {
+                    inside.enter()?;
                 }
                 Ok(())
             });
@@ -160,7 +194,11 @@ impl Cmd {
                 self.line()
             )));
         }
-        command.spawn().map_err(|e| Error::failed(format!("cannot run {}: {e}", self.line())))
+        let spawned = match &self.inside {
+            None => command.spawn(),
+            Some(inside) => spawn_among(&inside.pids, &mut command),
+        };
+        spawned.map_err(|e| Error::failed(format!("cannot run {}: {e}", self.line())))
     }
 
     /// Runs it to its end and gives back whatever it said, also when it failed. Only a command
@@ -229,6 +267,18 @@ impl Cmd {
         let child = self.spawn(command)?;
         Ok(Daemon { name: name.to_owned(), line: self.line(), log: log.to_owned(), child })
     }
+}
+
+/// Starts a process with ids of another namespace. Children get theirs from the thread that starts
+/// them, so a thread of its own goes there, and no other child is born abroad.
+fn spawn_among(pids: &OwnedFd, command: &mut Command) -> std::io::Result<Child> {
+    std::thread::scope(|scope| {
+        let spawn = scope.spawn(|| {
+            move_into_link_name_space(pids.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+            command.spawn()
+        });
+        spawn.join().unwrap_or_else(|_| Err(std::io::Error::other("the thread that starts it panicked")))
+    })
 }
 
 /// A long-lived child process. Dropping it kills it (SIGKILL, by pid) and waits for it.

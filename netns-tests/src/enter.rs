@@ -55,6 +55,7 @@ pub fn enter() -> Sandbox {
         Err(_) => stage::supervise(),
         Ok("drop") => stage::drop_root(),
         Ok("unshare") => stage::unshare(),
+        Ok("machine") => crate::runtimes::init::main(),
         Ok(_) => match inside() {
             Ok(sandbox) => sandbox,
             Err(e) => stage::refuse(&e),
@@ -144,7 +145,7 @@ fn inside() -> Result<Sandbox> {
             std::process::exit(stage::EXIT_NO_PIDNS);
         }
     }
-    private_run()?;
+    private_run(&[BIN_DIR])?;
     for dir in [crate::netns::NETNS_DIR, LAB_DIR, HOME] {
         std::fs::create_dir_all(dir).context(dir)?;
     }
@@ -153,20 +154,18 @@ fn inside() -> Result<Sandbox> {
     Ok(Sandbox { outer_uid, own_pids })
 }
 
-/// Puts a tmpfs over /run, keeping the directory of binaries that an outer stage bound there.
-pub(crate) fn private_run() -> Result<()> {
-    let bins = Path::new(BIN_DIR);
-    let kept = if bins.is_dir() {
+/// Puts a tmpfs over /run, keeping those of the directories `keep` in it that exist.
+pub(crate) fn private_run(keep: &[&str]) -> Result<()> {
+    let mut kept = Vec::new();
+    for dir in keep.iter().filter(|dir| Path::new(dir).is_dir()) {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Some(rustix::fs::open(bins, flags, Mode::empty()).context(BIN_DIR)?)
-    } else {
-        None
-    };
+        kept.push((dir, rustix::fs::open(*dir, flags, Mode::empty()).context(dir)?));
+    }
     mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID, Some(c"mode=0755")).context("mount tmpfs on /run")?;
-    if let Some(fd) = kept {
+    for (dir, fd) in kept {
         use std::os::fd::AsRawFd;
-        std::fs::create_dir(bins).context(BIN_DIR)?;
-        mount_bind(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()), bins).context(BIN_DIR)?;
+        std::fs::create_dir_all(dir).context(dir)?;
+        mount_bind(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()), *dir).context(dir)?;
     }
     // iproute2 looks in /var/run, which on old or unusual systems is a directory of its own.
     let var_run = Path::new("/var/run");

@@ -1,7 +1,8 @@
 //! One error type for the whole lab, so that tests can use `?` everywhere.
 //!
 //! It separates what went wrong from what the machine lacks: the harness turns the second kind
-//! into a loud SKIPPED line (and into a failure where skipping is not allowed).
+//! into a loud SKIPPED line (and into a failure where skipping is not allowed). What another test
+//! of the same run covers is SKIPPED everywhere.
 
 use std::fmt;
 
@@ -12,6 +13,8 @@ pub enum Kind {
     Failed,
     /// The machine does not have, or does not allow, what the test needs.
     Missing,
+    /// The claim cannot be tested here and is tested by somebody else in the same run: never a failure.
+    Excused,
 }
 
 /// An error with a message that names the object, the cause and where possible the next step.
@@ -33,6 +36,11 @@ impl Error {
     /// An error that says what the machine lacks.
     pub fn missing(message: impl Into<String>) -> Self {
         Self { kind: Kind::Missing, message: message.into() }
+    }
+
+    /// An error that says why the claim is tested elsewhere instead.
+    pub fn excused(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Excused, message: message.into() }
     }
 
     /// Which kind it is.

@@ -28,11 +28,37 @@ pub type Test = (&'static str, fn() -> Result<()>);
 /// Enters the sandbox and runs the tests, two at a time unless `--test-threads` says otherwise.
 pub fn run(tests: &[Test]) -> ExitCode {
     crate::enter::enter();
+    conclude(tests)
+}
+
+/// As [`run`], for tests that only real root can make. For an ordinary user all of them are
+/// ignored, also where nothing may be skipped: the run as root makes their claims.
+pub fn run_as_root(tests: &[Test], why: &str) -> ExitCode {
+    let sandbox = crate::enter::enter();
+    if sandbox.outer_uid == 0 {
+        return conclude(tests);
+    }
+    say(&format!("SKIPPED (the whole suite): uid {} is not root: {why}", sandbox.outer_uid));
+    let ignored =
+        |&(name, _): &Test| Trial::ignorable_test(name, || Ok(Completion::ignored_with("needs root")));
+    libtest_mimic::run(&Arguments::from_args(), tests.iter().map(ignored).collect()).exit_code()
+}
+
+fn conclude(tests: &[Test]) -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(2);
     let trials =
         tests.iter().map(|&(name, test)| Trial::ignorable_test(name, move || watched(name, test))).collect();
     libtest_mimic::run(&args, trials).exit_code()
+}
+
+/// Whether a test that ended with this error is skipped here rather than failed.
+fn skipped(kind: Kind) -> bool {
+    match kind {
+        Kind::Failed => false,
+        Kind::Missing => crate::enter::may_skip(),
+        Kind::Excused => true,
+    }
 }
 
 fn limit() -> Duration {
@@ -56,7 +82,7 @@ fn watched(name: &'static str, test: fn() -> Result<()>) -> std::result::Result<
     crate::diag::forget_logs();
     match result {
         Ok(Ok(())) => Ok(Completion::Completed),
-        Ok(Err(e)) if e.kind() == Kind::Missing && crate::enter::may_skip() => {
+        Ok(Err(e)) if skipped(e.kind()) => {
             say(&format!("SKIPPED {name}: {e}"));
             Ok(Completion::ignored_with(e))
         }

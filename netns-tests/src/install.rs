@@ -24,6 +24,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ovs-vsctl", "openvswitch-switch"),
     ("ovs-appctl", "openvswitch-common"),
     ("nsenter", "util-linux"),
+    // What the daemon runs for the node's own port.
+    ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    // Container runtimes. Without recommended packages: netavark among them would make podman leave CNI.
+    ("podman", "podman"),
+    ("conmon", "conmon"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("busybox", "busybox-static"),
 ];
 
 /// The directories searched: PATH, and those of system programs, which users often lack in PATH.

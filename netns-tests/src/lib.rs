@@ -7,7 +7,8 @@
 //! the kernel removes them when it ends.
 //!
 //! Inside, [`lab::Lab`] builds nodes joined by a wire, [`kernel`] and [`ovs`] build peers that are
-//! not ours, [`probe`] measures, [`capture`] and [`tshark`] look on independently.
+//! not ours, [`probe`] measures, [`capture`] and [`tshark`] look on independently. [`runtimes`] makes
+//! machines of nodes, on which container runtimes run.
 //!
 //! Nothing here links to the switch: it is started and programmed as users do, by running `swd`
 //! and `swctl`.
@@ -15,6 +16,7 @@
 pub mod capture;
 pub mod checksum;
 pub mod cmd;
+pub mod cniclient;
 pub mod conserve;
 pub mod diag;
 pub mod enter;
@@ -29,12 +31,15 @@ pub mod netns;
 pub mod node;
 pub mod ovs;
 pub mod packet_socket;
+pub mod plan;
 pub mod probe;
 pub mod rawframe;
+pub mod runtimes;
 pub mod swd;
 pub mod tshark;
 pub mod wait;
 pub mod wire;
+pub mod witness;
 
 mod stage;
 

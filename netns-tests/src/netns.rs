@@ -23,6 +23,7 @@ pub const NETNS_DIR: &str = "/run/netns";
 #[derive(Clone, Debug)]
 pub struct Ns {
     name: Arc<str>,
+    path: Arc<Path>,
     fd: Arc<OwnedFd>,
 }
 
@@ -31,7 +32,12 @@ impl Ns {
     pub fn open(name: &str) -> Result<Self> {
         let path = Path::new(NETNS_DIR).join(name);
         let file = File::open(&path).context(format!("namespace {}", path.display()))?;
-        Ok(Self { name: name.into(), fd: Arc::new(file.into()) })
+        Ok(Self { name: name.into(), path: path.into(), fd: Arc::new(file.into()) })
+    }
+
+    /// The handle of a namespace that somebody else has made and opened for us. Name and path are for messages.
+    pub fn of(name: &str, path: &Path, fd: OwnedFd) -> Self {
+        Self { name: name.into(), path: path.into(), fd: Arc::new(fd) }
     }
 
     /// Its name.
@@ -41,7 +47,7 @@ impl Ns {
 
     /// The path of its name.
     pub fn path(&self) -> PathBuf {
-        Path::new(NETNS_DIR).join(&*self.name)
+        self.path.to_path_buf()
     }
 
     /// The descriptor, for those who call setns themselves.

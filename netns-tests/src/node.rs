@@ -3,10 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
-use crate::error::{Context, Result};
+use crate::cmd::Cmd;
+use crate::error::{Context, Error, Result};
 use crate::netns::{Netns, Ns};
+use crate::runtimes::machine::Machine;
 use crate::swd::Swd;
 
 /// A node.
@@ -14,6 +16,7 @@ use crate::swd::Swd;
 pub struct Node {
     // Before the namespace: the daemon ends first.
     pub(crate) swd: Mutex<Option<Swd>>,
+    machine: OnceLock<Machine>,
     ns: Netns,
     name: String,
     index: u8,
@@ -28,7 +31,31 @@ impl Node {
         std::fs::create_dir_all(&dir).context(dir.display())?;
         let ns = Netns::create(ns_name)?;
         quiet(&ns)?;
-        Ok(Self { swd: Mutex::new(None), ns, name: name.to_owned(), index, dir, bin_dir: Mutex::new(None) })
+        let (swd, machine, bin_dir) = (Mutex::new(None), OnceLock::new(), Mutex::new(None));
+        Ok(Self { swd, machine, ns, name: name.to_owned(), index, dir, bin_dir })
+    }
+
+    /// Makes it a machine on which container runtimes can run. Before its daemon is started, which
+    /// then runs there too.
+    pub fn boot(&self) -> Result<&Machine> {
+        let machine = Machine::boot(&self.ns, &self.dir.join("machine"))?;
+        self.machine
+            .set(machine)
+            .map_err(|_| Error::failed(format!("{} is a machine already", self.name)))?;
+        self.machine()
+    }
+
+    /// The machine it was made.
+    pub fn machine(&self) -> Result<&Machine> {
+        self.machine.get().ok_or_else(|| Error::failed(format!("{} was not made a machine", self.name)))
+    }
+
+    /// A command that will run on it.
+    pub fn cmd(&self, program: impl AsRef<std::ffi::OsStr>) -> Cmd {
+        match self.machine.get() {
+            Some(machine) => machine.cmd(program),
+            None => Cmd::new(program).within(&self.ns),
+        }
     }
 
     /// Its name in the lab.

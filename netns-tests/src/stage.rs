@@ -29,6 +29,7 @@ use rustix::thread::{
 
 use crate::enter::{BIN_DIR, TUN, private_run};
 use crate::error::{Context, Error, Kind, Result};
+use crate::runtimes::cgroup;
 
 /// Exit code of a stage that found something missing (the one automake's test driver uses).
 const EXIT_MISSING: i32 = 77;
@@ -49,12 +50,17 @@ pub(crate) fn supervise() -> ! {
     {
         env.push(("SWD_BIN_DIR", dir.into()));
     }
+    cgroup::remove_stale();
+    let group = cgroup::run_name();
+    env.push((cgroup::ENV, group.clone().into()));
     for own_pids in ["1", "0"] {
         env.push(("LAB_PIDNS", own_pids.into()));
         let code = match run_stage(first, &env, true) {
             Ok(code) => code,
             Err(e) => refuse(&e),
         };
+        // All that namespaces do not take away by themselves.
+        cgroup::remove_run(&group);
         match code {
             EXIT_NO_PIDNS => continue,
             EXIT_MISSING => exit(if crate::enter::may_skip() { 0 } else { 1 }),
@@ -71,7 +77,7 @@ pub(crate) fn drop_root() -> ! {
     let prepare = || -> Result<()> {
         unshare_now(UnshareFlags::NEWNS).context("LAB_AS_USER=1: unshare the mount namespace")?;
         mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-        private_run()?;
+        private_run(&[])?;
         private_tun()?;
         if let Some(dir) = std::env::var_os("SWD_BIN_DIR").filter(|d| Path::new(d).is_dir()) {
             std::fs::create_dir(BIN_DIR).context(BIN_DIR)?;
@@ -168,7 +174,7 @@ pub(crate) fn refuse(e: &Error) -> ! {
     let (word, code) = match e.kind() {
         Kind::Missing if crate::enter::may_skip() => ("SKIPPED (the whole suite)", EXIT_MISSING),
         Kind::Missing => ("FAILED (nothing may be skipped here)", EXIT_MISSING),
-        Kind::Failed => ("FAILED to enter the sandbox", 1),
+        Kind::Failed | Kind::Excused => ("FAILED to enter the sandbox", 1),
     };
     // Nothing is left to do if even standard error is closed.
     let _ = writeln!(std::io::stderr(), "{word}: {e}");

@@ -107,7 +107,7 @@ impl Node {
             return Err(Error::failed(format!("swd runs already on {}", self.name())));
         }
         std::fs::create_dir_all(self.state_dir()).context("state directory")?;
-        let mut cmd = Cmd::new(self.binary("swd")?).within(self.ns());
+        let mut cmd = self.cmd(self.binary("swd")?);
         if let Some(underlay) = options.underlay {
             cmd = cmd.args(["--underlay", &underlay.to_string()]);
         }
@@ -215,6 +215,12 @@ impl Node {
     pub fn swctl_text(&self, args: &[&str]) -> Result<String> {
         let cmd = Cmd::new(self.binary("swctl")?).arg("--socket").arg(self.socket()).args(args);
         cmd.timeout(SWCTL_LIMIT).run()
+    }
+
+    /// `swctl ARGS` to be run on the node itself, for what concerns its files and namespaces.
+    pub fn swctl_here(&self, args: &[&str]) -> Result<Cmd> {
+        let cmd = self.cmd(self.binary("swctl")?).arg("--socket").arg(self.socket());
+        Ok(cmd.args(args).timeout(SWCTL_LIMIT))
     }
 
     /// Waits until the data path runs with everything that was acknowledged so far.

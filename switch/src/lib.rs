@@ -5,4 +5,5 @@ pub mod control;
 pub mod datapath;
 pub mod engine;
 pub mod io;
+pub mod node;
 pub mod worker;

@@ -3,7 +3,8 @@
 //! mio is edge-triggered: a source announces itself once, and again only after it has said `WouldBlock`. So a
 //! ready source goes into a ring and stays there until it has been drained; while the ring holds anything the
 //! loop polls without waiting. A turn of the loop is: commands, timers, readiness, one budget of every ready
-//! source, send. The clock is read once per turn.
+//! source, send. The clock is read once per turn. A port leaves the ring when it is closed: its number may be
+//! another's at once, and that one is not read before the tables name it.
 //!
 //! Nothing else happens on this thread: no log line per frame, no lock, no system call but poll, read, write,
 //! sendmsg and recvmsg. Devices are closed on another thread, because the kernel may take tens of milliseconds
@@ -11,7 +12,7 @@
 
 use crate::datapath::{Config, PortId};
 use crate::engine::{Command, Effect, Engine, Filled};
-use crate::io::Tap;
+use crate::io::{PortIo, Tap};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -55,19 +56,19 @@ pub struct WorkerConfig {
 pub struct WorkerGone;
 
 /// The control thread's end.
-pub struct WorkerHandle {
-    commands: Sender<Command<Tap>>,
+pub struct WorkerHandle<P = Tap> {
+    commands: Sender<Command<P>>,
     waker: Waker,
     applied: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl WorkerHandle {
+impl<P> WorkerHandle<P> {
     /// Sends one command; waits while the channel is full.
     ///
     /// # Errors
     /// The worker has ended.
-    pub fn send(&self, command: Command<Tap>) -> Result<(), WorkerGone> {
+    pub fn send(&self, command: Command<P>) -> Result<(), WorkerGone> {
         match self.commands.try_send(command) {
             Ok(()) => {}
             Err(TrySendError::Full(command)) => {
@@ -92,7 +93,7 @@ impl WorkerHandle {
     }
 }
 
-impl Drop for WorkerHandle {
+impl<P> Drop for WorkerHandle<P> {
     fn drop(&mut self) {
         let _ = self.send(Command::Stop);
         if let Some(thread) = self.thread.take() {
@@ -106,46 +107,37 @@ impl Drop for WorkerHandle {
 /// # Errors
 /// No poller, no thread, or a socket that cannot be polled.
 pub fn spawn(config: WorkerConfig) -> io::Result<WorkerHandle> {
-    let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), WAKE)?;
+    start(config)
+}
+
+/// The same, for any kind of port that can be polled.
+fn start<P: PortIo + AsRawFd + Send + 'static>(config: WorkerConfig) -> io::Result<WorkerHandle<P>> {
     let (tx, rx) = bounded(COMMANDS);
-    let applied = Arc::new(AtomicU64::new(0));
-    let engine = Engine::new(config.datapath, config.rx, config.tx);
-    let mut worker = Worker {
-        poll,
-        engine,
-        commands: rx,
-        applied: applied.clone(),
-        ring: VecDeque::new(),
-        ringed_ports: Vec::new(),
-        ringed_underlay: 0,
-        unnamed: Vec::new(),
-        started: Instant::now(),
-        reaper: reaper()?,
-    };
-    worker.register_underlay()?;
+    let mut worker = Worker::new(config, rx)?;
+    let waker = Waker::new(worker.poll.registry(), WAKE)?;
+    let applied = worker.applied.clone();
     let thread = std::thread::Builder::new().name("swd-worker-0".into()).spawn(move || worker.run())?;
     Ok(WorkerHandle { commands: tx, waker, applied, thread: Some(thread) })
 }
 
 /// A thread that closes what it is sent.
-fn reaper() -> io::Result<Sender<Tap>> {
-    let (tx, rx) = bounded::<Tap>(COMMANDS);
+fn reaper<P: Send + 'static>() -> io::Result<Sender<P>> {
+    let (tx, rx) = bounded::<P>(COMMANDS);
     std::thread::Builder::new().name("swd-reaper".into()).spawn(move || rx.iter().for_each(drop))?;
     Ok(tx)
 }
 
 /// Something to read from.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Port(PortId),
     Underlay(usize),
 }
 
-struct Worker {
+struct Worker<P> {
     poll: Poll,
-    engine: Engine<Tap, UdpRx, UdpTx>,
-    commands: Receiver<Command<Tap>>,
+    engine: Engine<P, UdpRx, UdpTx>,
+    commands: Receiver<Command<P>>,
     applied: Arc<AtomicU64>,
     /// Sources that may have something to read.
     ring: VecDeque<Source>,
@@ -155,10 +147,27 @@ struct Worker {
     /// waits in the device's queue.
     unnamed: Vec<PortId>,
     started: Instant,
-    reaper: Sender<Tap>,
+    reaper: Sender<P>,
 }
 
-impl Worker {
+impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
+    fn new(config: WorkerConfig, commands: Receiver<Command<P>>) -> io::Result<Self> {
+        let mut worker = Self {
+            poll: Poll::new()?,
+            engine: Engine::new(config.datapath, config.rx, config.tx),
+            commands,
+            applied: Arc::new(AtomicU64::new(0)),
+            ring: VecDeque::new(),
+            ringed_ports: Vec::new(),
+            ringed_underlay: 0,
+            unnamed: Vec::new(),
+            started: Instant::now(),
+            reaper: reaper()?,
+        };
+        worker.register_underlay()?;
+        Ok(worker)
+    }
+
     fn register_underlay(&mut self) -> io::Result<()> {
         for (n, rx) in self.engine.underlay_mut().iter().enumerate() {
             self.poll.registry().register(
@@ -226,6 +235,7 @@ impl Worker {
                 }
                 Effect::Closed(id, tap) => {
                     self.unnamed.retain(|unnamed| *unnamed != id);
+                    self.unring(id);
                     let _ = self.poll.registry().deregister(&mut SourceFd(&tap.as_raw_fd()));
                     // Without a reaper it is closed here, late but surely.
                     let _ = self.reaper.send(tap);
@@ -281,6 +291,15 @@ impl Worker {
         }
     }
 
+    /// Takes a port out of the ring.
+    fn unring(&mut self, id: PortId) {
+        if let Some(ringed) = self.ringed_ports.get_mut(id.0 as usize)
+            && std::mem::take(ringed)
+        {
+            self.ring.retain(|source| *source != Source::Port(id));
+        }
+    }
+
     /// One budget for every source in the ring, then send.
     fn serve(&mut self, now_ms: u64) {
         for _ in 0..self.ring.len() {
@@ -312,3 +331,7 @@ impl Worker {
         self.engine.flush(now_ms);
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

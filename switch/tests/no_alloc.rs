@@ -17,7 +17,7 @@ use switch::datapath::{
     Adjacency, Config, DropReason, Egress, Fib, Guard, NetId, Network, Node, Peer, PeerId, Port, PortId,
     Tables, Target, gateway_mac, router_mac,
 };
-use switch::engine::{BATCH_BUFFERS, Command, Engine};
+use switch::engine::{self, BATCH_BUFFERS, Command, Engine, Rate};
 use switch::io::PortIo;
 use tunnel::Encap;
 use tunnel::offload::Caps;
@@ -138,6 +138,8 @@ fn tables() -> Arc<Tables> {
         vni,
         gateway_mac: gateway_mac(vni),
         gateways: vec![net],
+        node: None,
+        node_ips: Vec::new(),
         statics: Default::default(),
         neighbours: Default::default(),
         fib: Fib::new([
@@ -299,19 +301,19 @@ fn nothing_is_allocated_in_the_steady_state() {
         ));
         turn(&mut engine, Some(PortId(n)), 0);
     }
-    let mut now = 1;
-    let mut measure = |engine: &mut Twin, name: &str, source: Option<PortId>| {
+    let now = Cell::new(1);
+    let measure = |engine: &mut Twin, name: &str, source: Option<PortId>| {
         // The neighbour's queue takes its first frames, is asked for, given up and asked for again: the longest
         // cycle there is takes three seconds.
         for _ in 0..400 {
-            turn(engine, source, now);
-            now += 10;
+            turn(engine, source, now.get());
+            now.set(now.get() + 10);
         }
         let frames = engine.datapath().counters.total().received;
         let before = ALLOCATIONS.get();
         for _ in 0..1000 {
-            turn(engine, source, now);
-            now += 10;
+            turn(engine, source, now.get());
+            now.set(now.get() + 10);
         }
         let (allocations, frames) =
             (ALLOCATIONS.get() - before, engine.datapath().counters.total().received - frames);
@@ -323,10 +325,31 @@ fn nothing_is_allocated_in_the_steady_state() {
         report.push(measure(&mut engine, name, Some(PortId(port))));
     }
     report.push(measure(&mut engine, "decap", None));
+    // Four times as much as the limit allows: frames wait, are released, and are lost, offload frames in part.
+    let rate = |bytes_per_second| Some(Rate { bytes_per_second, burst_bytes: 3000 });
+    let small = whole(from_0(mac(1), ip(1)));
+    let large = tso(build::tcp((mac(0), mac(1)), (ip(0), ip(1)), (1, 2), (1, 1, 16), &[3; 30_000]));
+    for (name, port, raw, ingress, egress) in [
+        ("limited receiver", 1, small.clone(), rate(350_000), None),
+        ("limited receiver, offload frames", 1, large.clone(), rate(10_000_000), None),
+        ("limited sender", 0, small, None, rate(350_000)),
+        ("limited sender, offload frames", 0, large, None, rate(10_000_000)),
+    ] {
+        engine.port_mut(PortId(0)).unwrap().raw = raw;
+        engine.apply(Command::Limit(PortId(port), engine::Limits { ingress, egress }), now.get());
+        report.push(measure(&mut engine, name, Some(PortId(0))));
+        engine.apply(Command::Limit(PortId(port), engine::Limits::default()), now.get());
+    }
     assert!(engine.datapath().counters.balanced());
     let total = engine.datapath().counters.total();
-    for reason in [DropReason::SpoofedIp, DropReason::Malformed, DropReason::NoRoute, DropReason::TtlExceeded]
-    {
+    for reason in [
+        DropReason::SpoofedIp,
+        DropReason::Malformed,
+        DropReason::NoRoute,
+        DropReason::TtlExceeded,
+        DropReason::RxLimit,
+        DropReason::TxLimit,
+    ] {
         assert!(total.drops[reason as usize] > 0, "{reason}");
     }
     for (name, allocations, frames) in &report {

@@ -146,6 +146,13 @@ impl Network {
                 }
             }
         }
+        for range in self.ranges.iter().chain(&self.exclude) {
+            let inside =
+                |s: &super::Subnet| s.cidr.contains(&range.first()) && s.cidr.contains(&range.last());
+            if !self.subnets.iter().any(inside) {
+                return Err(invalid(format!("range {range} lies in no subnet of the network")));
+            }
+        }
         Ok(())
     }
 }
@@ -166,8 +173,13 @@ impl Port {
 
     fn check_fields(&self) -> Result<(), String> {
         name(&self.network).map_err(|e| format!("its network: {e}"))?;
-        netns(&self.netns)?;
+        match self.node {
+            None => netns(&self.netns)?,
+            Some(_) if self.netns.is_empty() => {}
+            Some(_) => return Err("the node's port is in the node's own namespace".to_owned()),
+        }
         ifname(&self.ifname)?;
+        self.check_extras()?;
         mtu(self.mtu, self.ips.iter().any(is_v6))?;
         self.mac.map_or(Ok(()), unicast)?;
         let mut seen = HashSet::new();
@@ -384,13 +396,19 @@ impl DesiredState {
             }
         }
         self.check_ports(&names)?;
+        self.check_mappings()?;
         self.check_peers(&names)?;
         self.check_entries(&names)
     }
 
     fn check_ports(&self, names: &Names) -> Checked {
         let (mut places, mut macs, mut ips) = (Unique::new(), Unique::new(), Unique::new());
+        let mut nodes = Unique::new();
         for p in &self.ports {
+            if p.node.is_some() {
+                let what = format!("the node's place in network {}", p.network);
+                nodes.claim("port", &p.name, &p.network, what)?;
+            }
             let network = names.network(format_args!("port {}", p.name), &p.network)?;
             let place = (p.netns.as_str(), p.ifname.as_str());
             places.claim("port", &p.name, place, format_args!("{} in namespace {}", p.ifname, p.netns))?;
@@ -400,7 +418,7 @@ impl DesiredState {
             for ip in &p.ips {
                 let addr = ip.addr();
                 ips.claim("port", &p.name, (&p.network, addr), format_args!("address {addr}"))?;
-                if network.subnets.iter().any(|s| s.gateway == Some(addr)) {
+                if p.node.is_none() && network.subnets.iter().any(|s| s.gateway == Some(addr)) {
                     let what = format!("port {}: {addr} is the gateway of network {}", p.name, p.network);
                     return Err(conflict(what));
                 }
@@ -410,6 +428,22 @@ impl DesiredState {
                     return Err(ApiError::invalid(format_args!("port {}", p.name), cause)
                         .hint(format!("see its subnets: swctl network show {}", p.network)));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// No packet to the node may belong to two pods.
+    fn check_mappings(&self) -> Checked {
+        let mut taken: HashMap<(u16, super::Protocol), Vec<(&Port, &super::PortMapping)>> = HashMap::new();
+        for port in &self.ports {
+            for mapping in &port.mappings {
+                let others = taken.entry((mapping.host_port, mapping.protocol)).or_default();
+                if let Some((first, other)) = others.iter().find(|(_, o)| o.collides(mapping)) {
+                    let what = format!("port {}: mapping {mapping}", port.name);
+                    return Err(conflict(format!("{what}: port {} has {other} already", first.name)));
+                }
+                others.push((port, mapping));
             }
         }
         Ok(())

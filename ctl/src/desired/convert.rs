@@ -11,8 +11,9 @@ use packet::Vni;
 
 use super::text::{Text, parse_prefix};
 use super::{
-    DEFAULT_AGEING_SECONDS, DEFAULT_IFNAME, DesiredState, Encap, FdbEntry, Neighbour, Network, Peer, Place,
-    Port, Route, RouteTarget, Settings, Subnet, VERSION,
+    Bandwidth, DEFAULT_AGEING_SECONDS, DEFAULT_IFNAME, DEFAULT_NODE_IFNAME, DesiredState, Encap, FdbEntry,
+    Neighbour, Network, NodePort, Owner, Peer, Place, Port, PortMapping, Protocol, Route, RouteTarget,
+    Settings, Subnet, VERSION,
 };
 use crate::error::ApiError;
 use crate::proto;
@@ -74,6 +75,8 @@ impl TryFrom<proto::Network> for Network {
             mtu: small(&object, "MTU", p.mtu)?,
             fdb_limit: nonzero(p.fdb_limit),
             flood: p.flood.unwrap_or(true),
+            ranges: p.ranges.iter().map(|t| field(&object, t)).collect::<Checked<_>>()?,
+            exclude: p.exclude.iter().map(|t| field(&object, t)).collect::<Checked<_>>()?,
             subnets,
             name: p.name,
         };
@@ -93,6 +96,8 @@ impl From<Network> for proto::Network {
             mtu: n.mtu.unwrap_or(0).into(),
             fdb_limit: n.fdb_limit.unwrap_or(0),
             flood: Some(n.flood),
+            ranges: n.ranges.iter().map(ToString::to_string).collect(),
+            exclude: n.exclude.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -105,7 +110,7 @@ impl TryFrom<proto::Port> for Port {
         let port = Self {
             network: p.network,
             netns: p.netns,
-            ifname: or_default(p.ifname, DEFAULT_IFNAME),
+            ifname: or_default(p.ifname, if p.node.is_some() { DEFAULT_NODE_IFNAME } else { DEFAULT_IFNAME }),
             mac: optional(&object, &p.mac)?,
             ips: p.ips.iter().map(|t| field(&object, t)).collect::<Checked<_>>()?,
             mtu: small(&object, "MTU", p.mtu)?,
@@ -114,6 +119,22 @@ impl TryFrom<proto::Port> for Port {
             offload: p.offload.unwrap_or(true),
             default_route: p.default_route.unwrap_or(true),
             metadata: p.metadata,
+            bandwidth: p.bandwidth.map(Into::into).filter(|b| *b != Bandwidth::default()),
+            mappings: p.mappings.into_iter().map(|m| mapping(&object, m)).collect::<Checked<_>>()?,
+            attachment: p
+                .attachment
+                .map(|a| Owner { cni_network: a.cni_network, container_id: a.container_id }),
+            node: match p.node {
+                None => None,
+                Some(node) => Some(NodePort {
+                    masquerade: node.masquerade,
+                    no_masquerade: node
+                        .no_masquerade
+                        .iter()
+                        .map(|t| prefix(&object, t))
+                        .collect::<Checked<_>>()?,
+                }),
+            },
             name: p.name,
         };
         port.check()?;
@@ -136,6 +157,70 @@ impl From<Port> for proto::Port {
             offload: Some(p.offload),
             default_route: Some(p.default_route),
             metadata: p.metadata,
+            bandwidth: p.bandwidth.map(Into::into),
+            mappings: p.mappings.into_iter().map(Into::into).collect(),
+            attachment: p
+                .attachment
+                .map(|a| proto::AttachmentOwner { cni_network: a.cni_network, container_id: a.container_id }),
+            node: p.node.map(|n| proto::NodePort {
+                masquerade: n.masquerade,
+                no_masquerade: n.no_masquerade.iter().map(ToString::to_string).collect(),
+            }),
+        }
+    }
+}
+
+impl From<proto::Bandwidth> for Bandwidth {
+    fn from(p: proto::Bandwidth) -> Self {
+        Self {
+            ingress_rate: p.ingress_rate,
+            ingress_burst: p.ingress_burst,
+            egress_rate: p.egress_rate,
+            egress_burst: p.egress_burst,
+        }
+    }
+}
+
+impl From<Bandwidth> for proto::Bandwidth {
+    fn from(b: Bandwidth) -> Self {
+        Self {
+            ingress_rate: b.ingress_rate,
+            ingress_burst: b.ingress_burst,
+            egress_rate: b.egress_rate,
+            egress_burst: b.egress_burst,
+        }
+    }
+}
+
+fn mapping(object: &str, p: proto::PortMapping) -> Checked<PortMapping> {
+    let port = |what: &str, n: u32| {
+        small(object, what, n)?.ok_or_else(|| ApiError::invalid(object, format!("{what} is missing")))
+    };
+    Ok(PortMapping {
+        host_port: port("a mapping's host port", p.host_port)?,
+        container_port: port("a mapping's container port", p.container_port)?,
+        protocol: match proto::TransportProtocol::try_from(p.protocol) {
+            Ok(proto::TransportProtocol::Unspecified | proto::TransportProtocol::Tcp) => Protocol::Tcp,
+            Ok(proto::TransportProtocol::Udp) => Protocol::Udp,
+            Ok(proto::TransportProtocol::Sctp) => Protocol::Sctp,
+            Err(_) => return Err(ApiError::invalid(object, format!("protocol {} is unknown", p.protocol))),
+        },
+        host_ip: optional(object, &p.host_ip)?,
+    })
+}
+
+impl From<PortMapping> for proto::PortMapping {
+    fn from(m: PortMapping) -> Self {
+        let protocol = match m.protocol {
+            Protocol::Tcp => proto::TransportProtocol::Tcp,
+            Protocol::Udp => proto::TransportProtocol::Udp,
+            Protocol::Sctp => proto::TransportProtocol::Sctp,
+        };
+        Self {
+            host_port: m.host_port.into(),
+            container_port: m.container_port.into(),
+            protocol: protocol.into(),
+            host_ip: text_of(m.host_ip),
         }
     }
 }
@@ -202,6 +287,9 @@ impl TryFrom<proto::Route> for Route {
             Ok(proto::RouteKind::Unreachable) => RouteTarget::Unreachable,
             Ok(proto::RouteKind::Connected) => {
                 return invalid("connected routes come from the network's subnets and cannot be added");
+            }
+            Ok(proto::RouteKind::Node) => {
+                return invalid("routes to the node come with its own port and cannot be added");
             }
             Ok(proto::RouteKind::Unspecified) | Err(_) => return invalid("its kind is missing or unknown"),
         };

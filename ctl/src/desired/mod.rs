@@ -10,12 +10,14 @@
 //! Absent keys mean defaults and defaults are not written. A value read here is complete: two objects are
 //! equal when they mean the same, which is what `may_exist` and `apply` compare.
 
+pub mod attachment;
 pub mod check;
 pub mod convert;
 pub mod document;
 pub mod edit;
 mod keys;
 pub mod merge;
+pub mod range;
 pub mod text;
 
 use std::collections::BTreeMap;
@@ -27,6 +29,8 @@ use ipnet::IpNet;
 use packet::{MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
+pub use attachment::{Bandwidth, NodePort, Owner, PortMapping, Protocol};
+pub use range::AddressRange;
 use text::{many, nonzero, one, opt, vni};
 
 /// The version of the document that this code reads and writes.
@@ -35,6 +39,8 @@ pub const VERSION: u32 = 1;
 pub const DEFAULT_AGEING_SECONDS: u32 = 300;
 /// Name of the device in a pod unless a port says otherwise.
 pub const DEFAULT_IFNAME: &str = "eth0";
+/// Name of the node's own device unless its port says otherwise.
+pub const DEFAULT_NODE_IFNAME: &str = "swd0";
 
 /// Everything that is declared on one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +116,12 @@ pub struct Network {
     /// At most one gateway each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<Subnet>,
+    /// Addresses that this node may give to attachments; empty: every host of each subnet.
+    #[serde(default, with = "many", skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<AddressRange>,
+    /// Of these, the ones never given.
+    #[serde(default, with = "many", skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<AddressRange>,
 }
 
 /// An address range on a network.
@@ -132,7 +144,8 @@ pub struct Port {
     pub name: String,
     /// Name of the network.
     pub network: String,
-    /// See [`Netns`].
+    /// See [`Netns`]; empty for the node's own port.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub netns: String,
     /// Name of the device inside the namespace.
     #[serde(default = "ifname", skip_serializing_if = "is_ifname")]
@@ -161,6 +174,18 @@ pub struct Port {
     /// The client's own bookkeeping.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Absent: unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+    /// Ports of the node that lead here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mappings: Vec<PortMapping>,
+    /// Present: it belongs to a container runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Owner>,
+    /// Present: the node's own port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodePort>,
 }
 
 /// How a port names its network namespace.
@@ -172,12 +197,17 @@ pub enum Netns {
     Path(PathBuf),
     /// That of a process.
     Pid(u32),
+    /// The daemon's.
+    Own,
 }
 
 impl Port {
     /// What [`Port::netns`] means. A text of digits only is a process id.
     #[must_use]
     pub fn netns_ref(&self) -> Netns {
+        if self.node.is_some() {
+            return Netns::Own;
+        }
         if self.netns.starts_with('/') {
             return Netns::Path(PathBuf::from(&self.netns));
         }
@@ -196,6 +226,7 @@ impl Netns {
             Self::Name(name) => PathBuf::from("/run/netns").join(name),
             Self::Path(path) => path.clone(),
             Self::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            Self::Own => PathBuf::from("/proc/self/ns/net"),
         }
     }
 }

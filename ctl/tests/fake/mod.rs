@@ -172,6 +172,11 @@ fn pick<'a, T>(
     names.iter().map(|n| all.iter().find(|o| name(o) == n).ok_or_else(|| missing(n))).collect()
 }
 
+/// Requests that swctl does not make.
+fn unknown<T>() -> Reply<T> {
+    Err(ApiError::new(Reason::Unimplemented, "this double does not know the request").into())
+}
+
 #[tonic::async_trait]
 impl Switch for Fake {
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Reply<Status> {
@@ -258,6 +263,29 @@ impl Switch for Fake {
             let ports = picked.into_iter().map(|p| PortStat { name: p.name.clone(), counters });
             Ok(PortStatsReply { ports: ports.collect() })
         })
+    }
+
+    async fn add_attachment(&self, _: Request<AddAttachmentRequest>) -> Reply<Attachment> {
+        unknown()
+    }
+
+    async fn delete_attachment(&self, _: Request<DeleteAttachmentRequest>) -> Reply<Ack> {
+        unknown()
+    }
+
+    async fn check_attachment(&self, _: Request<CheckAttachmentRequest>) -> Reply<CheckAttachmentReply> {
+        unknown()
+    }
+
+    async fn collect_attachments(
+        &self,
+        _: Request<CollectAttachmentsRequest>,
+    ) -> Reply<CollectAttachmentsReply> {
+        unknown()
+    }
+
+    async fn get_readiness(&self, _: Request<GetReadinessRequest>) -> Reply<Readiness> {
+        self.read(|s| Ok(Readiness { ready: !s.desired.networks.is_empty(), ..Default::default() }))
     }
 
     async fn add_peer(&self, r: Request<AddPeerRequest>) -> Reply<Ack> {

@@ -117,6 +117,8 @@ fn network(number: u16, tables: &Tables) -> Network {
         vni,
         gateway_mac: gateway_mac(vni),
         gateways: vec![net("10.1.1.1/24"), net("fd00:1::1/64")],
+        node: None,
+        node_ips: Vec::new(),
         statics: Default::default(),
         neighbours: Default::default(),
         fib: Fib::new([

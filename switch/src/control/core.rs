@@ -6,13 +6,17 @@
 //! work is reported and tried again.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ctl::desired::{DesiredState, Port};
 use ctl::error::{ApiError, Reason};
 use tokio::sync::watch;
 
+use super::attach::Reaper;
+use super::ipam::{Allocator, Released};
+use super::kernel::Kernel;
 use super::program::{self, Answer, Program, ProgramError};
 use super::publish::{Numbers, Publisher};
 use super::reconcile::{Actual, Up};
@@ -21,9 +25,13 @@ use super::{Settings, derive, rules};
 use crate::datapath::{Egress, NetId, PeerId, Tables};
 use crate::engine::{Command, Inspection};
 use crate::io::Opener;
+use crate::node::{NodeHost, NodePlan, plan};
 
 /// A peer as published: a change of it makes what was learned behind it worthless.
-type Identity = (std::net::IpAddr, Option<String>);
+type Identity = (IpAddr, Option<String>);
+
+/// Time between two tries to write the state when that fails.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Desired state, devices, and what was told to the worker.
 pub struct Core {
@@ -38,10 +46,17 @@ pub struct Core {
     pub(super) worker: Box<dyn Program>,
     pub(super) ports: BTreeMap<String, Actual>,
     pub(super) ids: Numbers,
+    /// Gives addresses to attachments.
+    pub(super) ipam: Allocator,
+    /// Deletes attachments that were deleted behind our back.
+    pub(super) reaper: Reaper,
     /// Where the next look at devices begins.
     pub(super) look_from: usize,
     peers: BTreeMap<String, Identity>,
     publisher: Publisher,
+    /// What the node's kernel is to do.
+    pub(super) plan: NodePlan,
+    pub(super) kernel: Kernel,
     tables: Arc<Tables>,
     /// Desired generations and the tables that first contained them, oldest first.
     epochs: VecDeque<(u64, u64)>,
@@ -49,6 +64,8 @@ pub struct Core {
     /// About the state file as found at start.
     load_problem: Option<String>,
     save_problem: Option<String>,
+    /// Not before then is a failed save tried again by itself.
+    save_again_at: Instant,
 }
 
 impl Core {
@@ -57,6 +74,7 @@ impl Core {
         store: Store,
         loaded: Loaded,
         opener: Box<dyn Opener + Send>,
+        host: Box<dyn NodeHost + Send>,
         worker: Box<dyn Program>,
         applied: watch::Sender<u64>,
     ) -> Self {
@@ -64,7 +82,11 @@ impl Core {
             tracing::error!("{problem}");
         }
         Self {
+            ipam: Allocator::new(settings.seed),
+            reaper: Reaper::new(settings.tombstones.clone()),
             publisher: Publisher::new(settings.seed),
+            plan: NodePlan::default(),
+            kernel: Kernel::new(host, Instant::now()),
             tables: Arc::new(Tables::new(settings.seed)),
             settings,
             desired: loaded.desired,
@@ -81,6 +103,7 @@ impl Core {
             applied,
             load_problem: loaded.problem,
             save_problem: None,
+            save_again_at: Instant::now(),
         }
     }
 
@@ -91,8 +114,9 @@ impl Core {
     /// has changed.
     pub fn commit(&mut self, next: DesiredState) -> Result<u64, ApiError> {
         self.check(&next)?;
-        self.save(next)?;
+        let released = self.save(next)?;
         self.converge(Instant::now())?;
+        self.forget_addresses(released)?;
         Ok(self.generation)
     }
 
@@ -105,7 +129,8 @@ impl Core {
         rules::check(&self.settings, next)
     }
 
-    fn save(&mut self, next: DesiredState) -> Result<(), ApiError> {
+    /// Returns the addresses that no port has any more.
+    fn save(&mut self, next: DesiredState) -> Result<Vec<Released>, ApiError> {
         self.attempted += 1;
         if let Err(e) = self.store.save(&next, self.attempted) {
             tracing::error!("a change was not made: {e}");
@@ -114,9 +139,26 @@ impl Core {
                 .hint("make room on the disk of the state directory, and repeat"));
         }
         self.save_problem = None;
+        let released = self.ipam.follow(&self.desired, &next, Instant::now());
         self.desired = next;
         self.generation = self.attempted;
-        Ok(())
+        Ok(released)
+    }
+
+    /// Writes the state once more if the last time failed, now and then: a disk that has room again is noticed
+    /// before somebody changes something, and the node is not passed over for ever.
+    ///
+    /// # Errors
+    /// When the worker has ended.
+    pub(super) fn save_again(&mut self, now: Instant) -> Result<(), ProgramError> {
+        if self.save_problem.is_none() || now < self.save_again_at {
+            return Ok(());
+        }
+        self.save_again_at = now + SAVE_AGAIN;
+        if self.save(self.desired.clone()).is_err() {
+            return Ok(());
+        }
+        self.converge(now)
     }
 
     /// Adds a port and answers when its pod can use it.
@@ -127,10 +169,18 @@ impl Core {
         let mut next = self.desired.clone();
         next.ports.push(port.clone());
         self.check(&next)?;
-        let up = self.open(&next, &port)?;
+        self.prepare_kernel(&next, &port)?;
+        let up = match self.open(&next, &port) {
+            Ok(up) => up,
+            Err(e) => {
+                self.undo_kernel();
+                return Err(e);
+            }
+        };
         let name = port.name;
         if let Err(e) = self.save(next) {
             self.undo_open(&name, up);
+            self.undo_kernel();
             return Err(e);
         }
         self.ports.insert(name, Actual::Up(up));
@@ -162,8 +212,11 @@ impl Core {
     /// When the worker has ended.
     pub fn converge(&mut self, now: Instant) -> Result<(), ProgramError> {
         self.number_objects();
+        self.plan = plan::of(&self.settings, &self.desired);
         self.close_stale()?;
         self.open_due(now)?;
+        self.kernel.follow(&self.plan, now);
+        self.limit_ports()?;
         self.publish()?;
         self.epochs.push_back((self.generation, self.tables.generation));
         let applied = *self.applied.borrow();
@@ -199,12 +252,16 @@ impl Core {
         let epoch = self.tables.generation + 1;
         let mut tables = self.publisher.build(epoch, &self.settings, desired, &self.ids);
         // Between these two sends the worker may read frames that it can only drop: nothing slow belongs there.
-        if !self.hand_over()? {
+        let handed = self.hand_over()?;
+        if !handed.all {
             tables = self.publisher.build(epoch, &self.settings, desired, &self.ids);
         }
         let tables = Arc::new(tables);
         self.worker.send(Command::Publish(tables.clone()))?;
         self.tables = tables;
+        for id in handed.ports {
+            self.worker.send(Command::Announce(id))?;
+        }
         let applied = self.applied.clone();
         self.worker.send(Command::Inspect(Box::new(move |i| {
             let in_force = i.tables.generation;
@@ -252,6 +309,21 @@ impl Core {
         Ok(())
     }
 
+    /// Tells the worker that these addresses are nobody's: whatever it heard about them is wrong from now on.
+    fn forget_addresses(&self, released: Vec<Released>) -> Result<(), ProgramError> {
+        let number = |(network, ip): Released| {
+            let id = self.ids.networks.get(&network).and_then(|id| u16::try_from(id).ok())?;
+            Some((NetId(id), ip))
+        };
+        let gone: HashSet<(NetId, IpAddr)> = released.into_iter().filter_map(number).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.worker.send(Command::Inspect(Box::new(move |i| {
+            i.datapath.neighbours_mut().forget(i.now_ms, |e| gone.contains(&(e.network, e.ip)));
+        })))
+    }
+
     /// Asks the worker something, after everything sent so far. Do not wait while holding the lock.
     ///
     /// # Errors
@@ -287,6 +359,11 @@ impl Core {
         load.into_iter().chain(save).chain(unsure)
     }
 
+    /// Why changes cannot be made now, if they cannot.
+    pub(super) fn unwritable(&self) -> Option<&str> {
+        self.save_problem.as_deref()
+    }
+
     /// An open port.
     #[must_use]
     pub(super) fn up(&self, name: &str) -> Option<&Up> {
@@ -296,11 +373,12 @@ impl Core {
         }
     }
 
-    /// Ends the worker.
+    /// Takes our rules from the node's kernel and ends the worker.
     ///
     /// # Errors
     /// When it has ended already.
-    pub fn stop(&self) -> Result<(), ProgramError> {
+    pub fn stop(&mut self) -> Result<(), ProgramError> {
+        self.kernel.leave();
         self.worker.send(Command::Stop)
     }
 }

@@ -4,12 +4,14 @@
 
 use std::net::IpAddr;
 
-use ctl::desired::{Encap, Network, Peer, Port};
+use ctl::desired::{Bandwidth, Encap, Network, Peer, Port};
 use ipnet::IpNet;
 use packet::{MacAddr, Vni};
 
-use crate::datapath::{gateway_mac, router_mac};
-use crate::io::PortSpec;
+use crate::datapath::{Guard, gateway_mac, router_mac};
+use crate::engine::{Limits, Rate};
+use crate::io::{NetnsRef, PortSpec};
+use crate::node::NodePlan;
 
 use super::Settings;
 
@@ -19,19 +21,28 @@ pub const PLAIN_MTU: u32 = 1500;
 pub const DEFAULT_MAC_LIMIT: u32 = 1024;
 
 /// FNV-1a, whose values will never change under us.
-fn stable_hash(text: &str) -> u32 {
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+pub(super) fn stable_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The same, of 32 bits.
+fn stable_hash32(text: &str) -> u32 {
+    let hash = stable_hash(text);
     (hash ^ hash >> 32) as u32
 }
 
 /// The MAC of a port: as declared, else 0a:58 and its first IPv4 address, else 0a:5a and a hash of its first
-/// address or its name.
+/// address or its name. That of the node's own port is 0a:5b and a hash of the node's underlay address or name:
+/// the address it has may be the gateway's, which is the same on every node.
 #[must_use]
-pub fn port_mac(port: &Port) -> MacAddr {
+pub fn port_mac(settings: &Settings, port: &Port) -> MacAddr {
     if let Some(mac) = port.mac {
         return mac;
+    }
+    if port.node.is_some() {
+        let text = settings.underlay.map_or_else(|| settings.node.clone(), |u| u.addr.to_string());
+        let [a, b, c, d] = stable_hash32(&text).to_be_bytes();
+        return MacAddr([0x0a, 0x5b, a, b, c, d]);
     }
     let v4 = port.ips.iter().find_map(|ip| match ip {
         IpNet::V4(v4) => Some(v4.addr().octets()),
@@ -41,7 +52,7 @@ pub fn port_mac(port: &Port) -> MacAddr {
         return MacAddr([0x0a, 0x58, a, b, c, d]);
     }
     let text = port.ips.first().map_or_else(|| port.name.clone(), |ip| ip.addr().to_string());
-    let [a, b, c, d] = stable_hash(&text).to_be_bytes();
+    let [a, b, c, d] = stable_hash32(&text).to_be_bytes();
     MacAddr([0x0a, 0x5a, a, b, c, d])
 }
 
@@ -98,10 +109,16 @@ pub fn port_mtu(settings: &Settings, port: &Port, network: &Network) -> u32 {
     port.mtu.map_or_else(|| network_mtu(settings, network), u32::from)
 }
 
-/// Are the port's sources checked against what is declared?
+/// How the port's sources are checked.
 #[must_use]
-pub fn guarded(port: &Port) -> bool {
-    !port.ips.is_empty() && !port.learning
+pub fn guard(port: &Port) -> Guard {
+    if port.node.is_some() {
+        Guard::Node
+    } else if port.ips.is_empty() || port.learning {
+        Guard::Learning
+    } else {
+        Guard::Declared
+    }
 }
 
 /// Does a peer take part in a network as a layer-2 segment? One with pod CIDRs does where these overlap a
@@ -148,6 +165,23 @@ pub fn own_macs(settings: &Settings, vni: Vni) -> [MacAddr; 2] {
     [gateway_mac(vni), own_router_mac(settings)]
 }
 
+/// The addresses of a port: as declared; the node's own port has those of the gateways unless it says otherwise.
+#[must_use]
+pub fn port_ips(port: &Port, network: &Network) -> Vec<IpNet> {
+    if port.node.is_some() && port.ips.is_empty() { gateways(network).collect() } else { port.ips.clone() }
+}
+
+/// The limits of a port in the engine's words.
+#[must_use]
+pub fn limits(port: &Port) -> Limits {
+    let Bandwidth { ingress_rate, ingress_burst, egress_rate, egress_burst } =
+        port.bandwidth.unwrap_or_default();
+    Limits {
+        ingress: Rate::from_bits(ingress_rate, ingress_burst),
+        egress: Rate::from_bits(egress_rate, egress_burst),
+    }
+}
+
 /// The gateways a port's default routes lead to: of each family that of the first of its addresses whose subnet
 /// has one. A pod can have one default route of a family only, and gateways of other subnets are not its business.
 #[must_use]
@@ -164,22 +198,39 @@ pub fn port_gateways(port: &Port, network: &Network) -> Vec<IpAddr> {
     gateways
 }
 
-/// The device as it is to be.
+/// The device as it is to be. What makes it the node's own is in the plan for the node's kernel.
 ///
 /// # Errors
-/// A namespace that nothing can be called.
-pub fn port_spec(settings: &Settings, port: &Port, network: &Network) -> Result<PortSpec, String> {
+/// A namespace that nothing can be called, or why the node cannot have the device.
+pub fn port_spec(
+    settings: &Settings,
+    port: &Port,
+    network: &Network,
+    node: &NodePlan,
+) -> Result<PortSpec, String> {
+    let link = match port.node {
+        None => None,
+        Some(_) => Some(node.device(&port.name).map(|d| d.link.clone()).ok_or_else(|| {
+            let problem = node.problems.iter().find(|p| p.port == port.name);
+            problem.map_or_else(|| "it cannot be a port of the node".to_owned(), |p| p.text.clone())
+        })?),
+    };
+    let netns = port.netns_ref().path();
     Ok(PortSpec {
-        netns: port.netns.parse().map_err(|e: crate::io::NetnsError| e.to_string())?,
+        netns: match &link {
+            Some(_) => NetnsRef::Path(netns),
+            None => port.netns.parse().map_err(|e: crate::io::NetnsError| e.to_string())?,
+        },
         ifname: port.ifname.clone(),
-        mac: port_mac(port),
+        mac: port_mac(settings, port),
         mtu: port_mtu(settings, port, network),
-        addresses: port.ips.clone(),
-        gateways: port_gateways(port, network),
-        default_route: port.default_route,
+        addresses: port_ips(port, network),
+        gateways: if link.is_some() { Vec::new() } else { port_gateways(port, network) },
+        default_route: port.default_route && link.is_none(),
         offload: port.offload,
         persist: false,
         owner: None,
+        node: link,
     })
 }
 
@@ -190,14 +241,15 @@ mod tests {
 
     #[test]
     fn macs_are_stable() {
+        let settings = testing::settings();
         let mut port = testing::port("web-0", "pods", &["fd00:1::2/64", "10.1.1.2/24"]);
-        assert_eq!(port_mac(&port).to_string(), "0a:58:0a:01:01:02");
+        assert_eq!(port_mac(&settings, &port).to_string(), "0a:58:0a:01:01:02");
         port.ips.pop();
-        assert_eq!(port_mac(&port).to_string(), "0a:5a:9c:2c:66:9d");
+        assert_eq!(port_mac(&settings, &port).to_string(), "0a:5a:9c:2c:66:9d");
         port.ips.clear();
-        assert_eq!(port_mac(&port).to_string(), "0a:5a:6f:33:e1:42");
+        assert_eq!(port_mac(&settings, &port).to_string(), "0a:5a:6f:33:e1:42");
         port.mac = Some(MacAddr([2, 0, 0, 0, 0, 1]));
-        assert_eq!(port_mac(&port), MacAddr([2, 0, 0, 0, 0, 1]));
+        assert_eq!(port_mac(&settings, &port), MacAddr([2, 0, 0, 0, 0, 1]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use packet::{Headers, Net, ip_proto};
 
 use super::service::Names;
-use crate::datapath::{DropReason, Egress, NetId, Step, Tables, Target};
+use crate::datapath::{DropReason, Egress, Guard, NetId, Step, Tables, Target};
 
 /// What the sentences need to know besides the step.
 pub struct Scene<'a> {
@@ -39,11 +39,20 @@ impl Scene<'_> {
                     ),
                 )
             }
-            Step::Guard { learning: true } => {
+            Step::Guard { guard: Guard::Learning } => {
                 ("guard", format!("{} learns: any source may be behind it", names.say(self.origin)))
             }
-            Step::Guard { learning: false } => {
+            Step::Guard { guard: Guard::Declared } => {
                 ("guard", format!("source MAC and address are those declared for {}", names.say(self.origin)))
+            }
+            Step::Guard { guard: Guard::Node } => {
+                let port = names.say(self.origin);
+                (
+                    "guard",
+                    format!(
+                        "{port} is the node's: any source that is no pod's of this node may send from it"
+                    ),
+                )
             }
             Step::Learned { mac, moved: false } => {
                 ("learn", format!("{mac} is behind {}", names.say(self.origin)))
@@ -73,10 +82,14 @@ impl Scene<'_> {
                     Target::Connected => "connected".to_owned(),
                     Target::NextHop(ip) => format!("via {ip}"),
                     Target::Peer(id) => format!("via {}", self.place(Egress::Peer(*id))),
+                    Target::Node => "to this node".to_owned(),
                     Target::Blackhole => "blackhole".to_owned(),
                     Target::Unreachable => "unreachable".to_owned(),
                 };
                 ("route", format!("{prefix} {to}"))
+            }
+            Step::NodeAddress { ip } => {
+                ("node", format!("{ip} is the node's own address: no hop is counted"))
             }
             Step::Neighbour { ip, mac } => ("resolve", format!("{ip} is at {mac}")),
             Step::Resolving { ip } => ("resolve", format!("{ip} is not known: asking, the frame waits")),

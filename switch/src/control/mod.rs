@@ -14,14 +14,19 @@
 //! see. That of the *tables* rises with each publication, also when a device came or went; [`core`] remembers
 //! which tables were the first to contain which desired state.
 
+mod attach;
 pub mod core;
 pub mod derive;
 mod explain;
 pub mod fs;
 pub mod ids;
+pub mod ipam;
+mod kernel;
+pub mod plan;
 pub mod program;
 pub mod publish;
 mod reconcile;
+pub mod routes;
 mod rules;
 pub mod server;
 mod service;
@@ -29,9 +34,10 @@ pub mod state;
 mod trace;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +45,7 @@ use ctl::error::ApiError;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 use crate::io::Opener;
+use crate::node::NodeHost;
 use program::{Program, ProgramError};
 use state::Loaded;
 
@@ -69,6 +76,8 @@ pub struct Settings {
     pub udp_gso_segments: u32,
     /// Are received datagrams merged?
     pub udp_gro: bool,
+    /// Where notes are left about attachments that were deleted while this daemon did not answer.
+    pub tombstones: Option<PathBuf>,
 }
 
 /// The underlay of this node.
@@ -100,10 +109,13 @@ impl Control {
         store: Store,
         loaded: Loaded,
         opener: Box<dyn Opener + Send>,
+        host: Box<dyn NodeHost + Send>,
         worker: Box<dyn Program>,
     ) -> Result<Self, ProgramError> {
         let (tx, applied) = watch::channel(0);
-        let mut core = Core::new(settings, store, loaded, opener, worker, tx);
+        let mut core = Core::new(settings, store, loaded, opener, host, worker, tx);
+        // Before ports are opened: what a runtime has deleted must not come back.
+        core.reap();
         core.converge(Instant::now())?;
         Ok(Self { core: Arc::new(Mutex::new(core)), applied, started: Instant::now() })
     }
@@ -112,12 +124,20 @@ impl Control {
         self.core.lock().await
     }
 
-    /// Looks after devices once: closes those that died, opens those that are missing.
+    /// Looks after devices once: closes those that died, opens those that are missing. Does what could not be
+    /// written before.
     ///
     /// # Errors
     /// When the worker has ended or does not answer.
     pub async fn tick(&self) -> Result<(), ApiError> {
-        let answer = self.core().await.ask(|i| i.dead_ports.to_vec())?;
+        let answer = {
+            let mut core = self.core().await;
+            core.save_again(Instant::now())?;
+            if core.unwritable().is_none() {
+                core.reap();
+            }
+            core.ask(|i| i.dead_ports.to_vec())?
+        };
         let dead = answer.get().await?;
         self.core().await.look_after(&dead, Instant::now())?;
         Ok(())

@@ -56,6 +56,8 @@ impl<F: Fn(Command<Tap>) -> Result<(), ProgramError> + Send> Program for TapProg
             }
             Command::Publish(tables) => Command::Publish(tables),
             Command::RemovePort(id) => Command::RemovePort(id),
+            Command::Limit(id, limits) => Command::Limit(id, limits),
+            Command::Announce(id) => Command::Announce(id),
             Command::Forget(gone) => Command::Forget(gone),
             Command::ForgetNetwork(id) => Command::ForgetNetwork(id),
             Command::Inspect(f) => Command::Inspect(f),

@@ -12,16 +12,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ctl::desired::{self, DesiredState, Place, RouteTarget};
+use ctl::desired::{self, DesiredState, Place};
 use ipnet::IpNet;
 use packet::{MacAddr, Vni};
 use tunnel::Encap;
 
 use super::ids::Ids;
+use super::routes::{self, routes};
 use super::{Settings, derive};
 use crate::datapath::{
-    Adjacency, Egress, Fib, Guard, Map, NetId, Network, Node, Peer, PeerId, Port, PortId, Sources, State,
-    Tables, Target, gateway_mac,
+    Adjacency, Egress, Fib, Guard, Map, NetId, Network, Node, NodeAttachment, Peer, PeerId, Port, PortId,
+    Sources, State, Tables, Target, gateway_mac,
 };
 
 /// The numbers in use. Only what has a number is published.
@@ -51,11 +52,11 @@ impl Numbers {
         self.networks.name(u32::from(id.0))
     }
 
-    fn port_id(&self, name: &str) -> Option<PortId> {
+    pub(super) fn port_id(&self, name: &str) -> Option<PortId> {
         self.ports.get(name).map(PortId)
     }
 
-    fn peer_id(&self, name: &str) -> Option<PeerId> {
+    pub(super) fn peer_id(&self, name: &str) -> Option<PeerId> {
         self.peers.get(name).map(PeerId)
     }
 }
@@ -64,7 +65,7 @@ impl Numbers {
 struct PortRecipe {
     network: NetId,
     mac: MacAddr,
-    guarded: bool,
+    guard: Guard,
     ips: Vec<IpAddr>,
     mtu: u32,
     mac_limit: u32,
@@ -86,6 +87,8 @@ struct PeerRecipe {
 struct NetworkRecipe {
     vni: Vni,
     gateways: Vec<IpNet>,
+    node: Option<NodeAttachment>,
+    node_ips: Vec<IpAddr>,
     statics: BTreeMap<MacAddr, Egress>,
     neighbours: BTreeMap<IpAddr, Adjacency>,
     routes: BTreeMap<IpNet, Target>,
@@ -206,16 +209,16 @@ impl Publisher {
                 let Some(port_id) = ids.port_id(&port.name) else { continue };
                 let recipe = PortRecipe {
                     network: id,
-                    mac: derive::port_mac(port),
-                    guarded: derive::guarded(port),
-                    ips: port.ips.iter().map(IpNet::addr).collect(),
+                    mac: derive::port_mac(settings, port),
+                    guard: derive::guard(port),
+                    ips: derive::port_ips(port, network).iter().map(IpNet::addr).collect(),
                     mtu: derive::port_mtu(settings, port, network),
                     mac_limit: port.mac_limit.unwrap_or(derive::DEFAULT_MAC_LIMIT),
                 };
                 tables.ports[port_id.0 as usize] =
                     Some(self.ports.update(port_id.0 as usize, recipe, make_port));
             }
-            let recipe = network_recipe(desired, network, ports, ids);
+            let recipe = network_recipe(settings, desired, network, ports, ids);
             tables.by_vni.insert(network.vni.get(), id);
             let seed = self.seed;
             let made = self.networks.update(usize::from(id.0), recipe, |r| make_network(id, seed, r));
@@ -229,7 +232,7 @@ fn make_port(recipe: &PortRecipe) -> Port {
     let mut port = Port {
         network: recipe.network,
         mac: recipe.mac,
-        guard: if recipe.guarded { Guard::Declared } else { Guard::Learning },
+        guard: recipe.guard,
         v4: Vec::new(),
         v6: vec![recipe.mac.link_local_v6()],
         mtu: recipe.mtu,
@@ -258,6 +261,7 @@ fn make_peer(recipe: &PeerRecipe) -> Peer {
 }
 
 fn network_recipe(
+    settings: &Settings,
     desired: &DesiredState,
     network: &desired::Network,
     ports: &[&desired::Port],
@@ -266,6 +270,8 @@ fn network_recipe(
     let mut recipe = NetworkRecipe {
         vni: network.vni,
         gateways: derive::gateways(network).collect(),
+        node: None,
+        node_ips: Vec::new(),
         statics: BTreeMap::new(),
         neighbours: BTreeMap::new(),
         routes: BTreeMap::new(),
@@ -288,12 +294,15 @@ fn network_recipe(
     }
     for port in ports {
         let Some(id) = ids.port_id(&port.name).map(Egress::Port) else { continue };
-        recipe.ports.push(id);
-        if !derive::guarded(port) {
+        // The node hears what is meant for it, not every pod's broadcasts.
+        if port.node.is_none() {
+            recipe.ports.push(id);
+        }
+        if derive::guard(port) == Guard::Learning {
             recipe.learning.push(id);
         }
-        if !port.ips.is_empty() {
-            recipe.statics.insert(derive::port_mac(port), id);
+        if port.node.is_some() || !port.ips.is_empty() {
+            recipe.statics.insert(derive::port_mac(settings, port), id);
         }
     }
     for (name, id) in desired.peers.iter().filter_map(|p| Some((p, ids.peer_id(&p.name)?))) {
@@ -310,87 +319,27 @@ fn network_recipe(
         recipe.neighbours.insert(entry.ip, Adjacency { mac: entry.mac, egress });
     }
     for port in ports {
-        let Some(id) = ids.port_id(&port.name).map(Egress::Port) else { continue };
-        let adjacency = Adjacency { mac: derive::port_mac(port), egress: Some(id) };
-        for ip in &port.ips {
+        let Some(id) = ids.port_id(&port.name) else { continue };
+        let mac = derive::port_mac(settings, port);
+        let adjacency = Adjacency { mac, egress: Some(Egress::Port(id)) };
+        let ips = derive::port_ips(port, network);
+        if port.node.is_some() {
+            recipe.node = Some(NodeAttachment { port: id, mac });
+            recipe.node_ips = ips.iter().map(IpNet::addr).chain(settings.underlay.map(|u| u.addr)).collect();
+        }
+        // Who asks for a gateway is told the gateway's MAC, also where the node has its address.
+        for ip in ips.iter().filter(|ip| recipe.gateways.iter().all(|g| g.addr() != ip.addr())) {
             recipe.neighbours.insert(ip.addr(), adjacency);
         }
-        if port.ips.iter().any(|ip| ip.addr().is_ipv6()) {
+        if ips.iter().any(|ip| ip.addr().is_ipv6()) {
             recipe.neighbours.insert(adjacency.mac.link_local_v6().into(), adjacency);
         }
     }
-    recipe.routes =
-        routes(desired, network).into_iter().filter_map(|(p, t)| Some((p, target(t.kind, ids)?))).collect();
+    recipe.routes = routes(settings, desired, network)
+        .into_iter()
+        .filter_map(|(prefix, route)| Some((prefix, routes::target(route.kind, ids)?)))
+        .collect();
     recipe
-}
-
-/// Why a route is there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Protocol {
-    /// A subnet of the network.
-    Kernel,
-    /// A pod CIDR of a peer.
-    Peer,
-    /// Added by hand.
-    Static,
-}
-
-/// A route in names.
-#[derive(Clone, Copy, Debug)]
-pub struct NamedRoute<'a> {
-    /// Why it is there.
-    pub protocol: Protocol,
-    /// Where it leads; `None`: to the network itself.
-    pub kind: Option<RouteKind<'a>>,
-}
-
-/// Where a route that is not connected leads, in names.
-#[derive(Clone, Copy, Debug)]
-pub enum RouteKind<'a> {
-    /// To a peer.
-    Peer(&'a str),
-    /// As declared.
-    Declared(&'a RouteTarget),
-}
-
-/// The routes of a network. Of equal prefixes the connected one counts, then the one added by hand, then the
-/// peer of this network, then the peer of all networks.
-#[must_use]
-pub fn routes<'a>(
-    desired: &'a DesiredState,
-    network: &'a desired::Network,
-) -> BTreeMap<IpNet, NamedRoute<'a>> {
-    let mut routes = BTreeMap::new();
-    for own in [false, true] {
-        for peer in desired.peers.iter().filter(|p| p.network.is_some() == own && derive::applies(p, network))
-        {
-            for cidr in &peer.pod_cidrs {
-                let kind = Some(RouteKind::Peer(&peer.name));
-                routes.insert(*cidr, NamedRoute { protocol: Protocol::Peer, kind });
-            }
-        }
-    }
-    for route in desired.routes.iter().filter(|r| r.network == network.name) {
-        let kind = Some(RouteKind::Declared(&route.target));
-        routes.insert(route.prefix, NamedRoute { protocol: Protocol::Static, kind });
-    }
-    for subnet in &network.subnets {
-        routes.insert(subnet.cidr, NamedRoute { protocol: Protocol::Kernel, kind: None });
-    }
-    routes
-}
-
-fn target(kind: Option<RouteKind<'_>>, ids: &Numbers) -> Option<Target> {
-    Some(match kind {
-        None => Target::Connected,
-        Some(RouteKind::Peer(name)) => Target::Peer(ids.peer_id(name)?),
-        Some(RouteKind::Declared(target)) => match target {
-            RouteTarget::NextHop(ip) => Target::NextHop(*ip),
-            RouteTarget::Peer(name) => Target::Peer(ids.peer_id(name)?),
-            RouteTarget::Blackhole => Target::Blackhole,
-            RouteTarget::Unreachable => Target::Unreachable,
-        },
-    })
 }
 
 fn make_network(id: NetId, seed: u64, recipe: &NetworkRecipe) -> Network {
@@ -404,6 +353,8 @@ fn make_network(id: NetId, seed: u64, recipe: &NetworkRecipe) -> Network {
         vni: recipe.vni,
         gateway_mac: gateway_mac(recipe.vni),
         gateways: recipe.gateways.clone(),
+        node: recipe.node,
+        node_ips: recipe.node_ips.clone(),
         statics,
         neighbours,
         fib: Fib::new(recipe.routes.iter().map(|(prefix, target)| (*prefix, *target))),

@@ -2,7 +2,7 @@
 
 use super::super::testing::{network, peer, port, settings, state};
 use super::*;
-use ctl::desired::{FdbEntry, Neighbour, Route};
+use ctl::desired::{FdbEntry, Neighbour, Route, RouteTarget};
 use proptest::prelude::*;
 
 fn numbered(ids: &mut Numbers, desired: &DesiredState) {
@@ -116,12 +116,52 @@ fn a_small_state() {
 }
 
 #[test]
+fn a_node_port() {
+    let mut desired = state();
+    let mut node = port("node", "pods", &[]);
+    (node.netns, node.ifname) = (String::new(), "swd0".into());
+    node.node = Some(desired::NodePort::default());
+    desired.ports.push(node);
+    desired.peers.push(peer("node-c", "192.168.77.3", &[]));
+    assert_eq!(desired.check(), Ok(()));
+    let (tables, ids) = built(&desired);
+    let network = tables.networks[0].as_ref().unwrap();
+    let id = PortId(ids.ports.get("node").unwrap());
+    let mac = derive::port_mac(&settings(), &desired.ports[2]);
+    assert_eq!(network.node, Some(NodeAttachment { port: id, mac }));
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert_eq!(network.node_ips, [ip("10.1.1.1"), ip("fd00:1::1"), ip("192.168.77.1")]);
+    assert_eq!(network.statics[&mac], Egress::Port(id));
+    assert_eq!(tables.port(id).unwrap().guard, Guard::Node);
+    // ARP for a gateway stays with the switch, although the node has its address.
+    assert!(!network.neighbours.contains_key(&ip("10.1.1.1")));
+    assert!(network.neighbours.contains_key(&IpAddr::V6(mac.link_local_v6())));
+    let route = |text: &str| network.fib.lookup(ip(text)).map(|(_, t)| t);
+    assert_eq!((route("8.8.8.8"), route("2001:db8::1")), (Some(Target::Node), Some(Target::Node)));
+    assert_eq!((route("192.168.77.1"), route("10.1.1.9")), (Some(Target::Node), Some(Target::Connected)));
+    // The node of a routed peer is reached by its own port; of the other peer nothing of that kind is known.
+    assert_eq!(route("192.168.77.2"), Some(Target::Peer(PeerId(0))));
+    assert_eq!(route("192.168.77.3"), Some(Target::Node));
+    // Nothing unknown is behind the node, so nothing unknown is sent there.
+    assert!(!network.unknown_from_peer.contains(&Egress::Port(id)));
+    // An address of its own beside the gateway is a neighbour like any other.
+    desired.ports[2].ips = vec!["10.1.1.250/24".parse().unwrap()];
+    let (tables, _) = built(&desired);
+    let network = tables.networks[0].as_ref().unwrap();
+    assert_eq!(network.neighbours[&ip("10.1.1.250")].mac, mac);
+    assert_eq!(network.node_ips, [ip("10.1.1.250"), ip("192.168.77.1")]);
+    desired.ports[2].node = None;
+    desired.ports.remove(2);
+    assert_eq!(built(&desired).0.networks[0].as_ref().unwrap().fib.lookup(ip("8.8.8.8")), None);
+}
+
+#[test]
 fn of_equal_prefixes_the_nearer_counts() {
     let mut desired = state();
     let cidr: IpNet = "10.1.2.0/24".parse().unwrap();
     let own = desired::Peer { network: Some("pods".into()), ..peer("own", "192.168.77.3", &["10.1.2.0/24"]) };
     desired.peers.push(own);
-    let name = |d: &DesiredState, p: IpNet| format!("{:?}", routes(d, &d.networks[0])[&p].kind);
+    let name = |d: &DesiredState, p: IpNet| format!("{:?}", routes(&settings(), d, &d.networks[0])[&p].kind);
     assert!(name(&desired, cidr).contains("own"));
     desired.routes.push(Route { network: "pods".into(), prefix: cidr, target: RouteTarget::Blackhole });
     assert!(name(&desired, cidr).contains("Blackhole"));

@@ -19,8 +19,9 @@ use super::core::Core;
 use super::derive;
 use super::program::{ProgramError, add_port};
 use crate::datapath::{Egress, PortId};
-use crate::engine::Command;
+use crate::engine::{Command, Limits};
 use crate::io::{NetnsError, Offloads, OpenError, OpenedPort, PortHealth, PortPlace, PortSpec};
+use crate::node::plan;
 
 /// Longest wait for the worker before a device is removed all the same.
 const WORKER_PATIENCE: Duration = Duration::from_secs(1);
@@ -35,6 +36,7 @@ const PUBLISH_AFTER: usize = 32;
 
 /// What is there for a declared port.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all are up
 pub enum Actual {
     /// A device.
     Up(Up),
@@ -59,6 +61,8 @@ pub struct Up {
     pub since: Instant,
     /// What was found when it was last looked at.
     pub health: PortHealth,
+    /// What it may send and receive, as the worker was told or will be with the device.
+    pub limits: Limits,
     /// The device, until the worker has it.
     pub device: Option<OpenedPort>,
 }
@@ -74,6 +78,14 @@ pub struct Down {
     pub backoff: Duration,
 }
 
+/// What became of opened devices.
+pub(super) struct Handed {
+    /// Those that the worker has now.
+    pub ports: Vec<PortId>,
+    /// None was refused.
+    pub all: bool,
+}
+
 impl Core {
     /// Opens the device of a port. The worker gets it with the next tables.
     pub(super) fn open(&mut self, desired: &DesiredState, port: &Port) -> Result<Up, ApiError> {
@@ -83,8 +95,7 @@ impl Core {
             .iter()
             .find(|n| n.name == port.network)
             .ok_or_else(|| ApiError::no_network(&port.network))?;
-        let spec =
-            derive::port_spec(&self.settings, port, network).map_err(|e| ApiError::invalid(&object, e))?;
+        let spec = self.spec(desired, port, network).map_err(|e| ApiError::invalid(&object, e))?;
         let opened = self.opener.open_port(&spec).map_err(|e| explain(&object, &e))?;
         let (place, offloads) = (opened.place(), opened.offloads);
         let id = PortId(self.ids.ports.take(&port.name));
@@ -97,23 +108,38 @@ impl Core {
             offloads,
             since: Instant::now(),
             health: PortHealth::Healthy,
+            limits: derive::limits(port),
             device: Some(opened),
         })
     }
 
-    /// Hands opened devices to the worker; false when one was refused and its number is free again.
-    pub(super) fn hand_over(&mut self) -> Result<bool, ProgramError> {
+    /// The device as it is to be. The plan at hand is that of the desired state, which this may not yet be.
+    fn spec(&self, desired: &DesiredState, port: &Port, network: &Network) -> Result<PortSpec, String> {
+        if port.node.is_none() {
+            return derive::port_spec(&self.settings, port, network, &self.plan);
+        }
+        derive::port_spec(&self.settings, port, network, &plan::of(&self.settings, desired))
+    }
+
+    /// Hands opened devices to the worker. One that is refused loses its number.
+    pub(super) fn hand_over(&mut self) -> Result<Handed, ProgramError> {
+        let mut handed = Handed { ports: Vec::new(), all: true };
         let mut refused = Vec::new();
         for (name, actual) in &mut self.ports {
             let Actual::Up(up) = actual else { continue };
             let Some(device) = up.device.take() else { continue };
             match self.worker.send(add_port(up.id, device)) {
-                Ok(()) => {}
+                Ok(()) => {
+                    handed.ports.push(up.id);
+                    if up.limits != Limits::default() {
+                        self.worker.send(Command::Limit(up.id, up.limits))?;
+                    }
+                }
                 Err(ProgramError::Gone) => return Err(ProgramError::Gone),
                 Err(e @ ProgramError::Device(_)) => refused.push((name.clone(), e)),
             }
         }
-        let all = refused.is_empty();
+        handed.all = refused.is_empty();
         for (name, e) in refused {
             tracing::error!(port = name, "{e}");
             self.ids.ports.release(&name);
@@ -123,7 +149,22 @@ impl Core {
                 self.close_device(&name, &up.spec, up.place);
             }
         }
-        Ok(all)
+        Ok(handed)
+    }
+
+    /// Tells the worker about limits that were changed on open ports.
+    pub(super) fn limit_ports(&mut self) -> Result<(), ProgramError> {
+        for port in &self.desired.ports {
+            let Some(Actual::Up(up)) = self.ports.get_mut(&port.name) else { continue };
+            let limits = derive::limits(port);
+            if limits != up.limits {
+                up.limits = limits;
+                if up.device.is_none() {
+                    self.worker.send(Command::Limit(up.id, limits))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn close_device(&mut self, name: &str, spec: &PortSpec, place: PortPlace) {
@@ -144,9 +185,15 @@ impl Core {
         let wanted = self.wanted();
         let mut stale = Vec::new();
         let mut gone = Vec::new();
+        let mut changed = Vec::new();
         for (name, actual) in &self.ports {
             match (actual, wanted.get(name.as_str())) {
-                (Actual::Up(up), Some((spec, network))) if up.spec == *spec && up.network == *network => {}
+                (Actual::Up(up), Some((spec, network))) if up.network == *network && up.spec == *spec => {}
+                (Actual::Up(up), Some((spec, network)))
+                    if up.network == *network && up.spec.same_device(spec) =>
+                {
+                    changed.push((name.clone(), spec.clone()));
+                }
                 (Actual::Up(_), _) => stale.push(name.clone()),
                 (Actual::Down(_), Some(_)) => {}
                 (Actual::Down(_), None) => gone.push(name.clone()),
@@ -155,7 +202,20 @@ impl Core {
         for name in gone {
             self.ports.remove(&name);
         }
+        for (name, spec) in changed {
+            self.restore(&name, spec);
+        }
         self.close(&stale)
+    }
+
+    /// Brings addresses and routes of a device to what is declared now, while it runs.
+    fn restore(&mut self, name: &str, spec: PortSpec) {
+        let Some(Actual::Up(up)) = self.ports.get_mut(name) else { return };
+        match self.opener.restore_port(&spec, up.place) {
+            Ok(()) => up.spec = spec,
+            // The old routes stay and the next look tries again.
+            Err(e) => tracing::warn!(port = name, "addresses and routes: {e}"),
+        }
     }
 
     /// Tables without these ports, then no ports.
@@ -214,7 +274,9 @@ impl Core {
     fn wanted(&self) -> HashMap<&str, (PortSpec, &str)> {
         let networks: HashMap<&str, &Network> =
             self.desired.networks.iter().map(|n| (n.name.as_str(), n)).collect();
-        let wanted = |p: &Port| derive::port_spec(&self.settings, p, networks.get(p.network.as_str())?).ok();
+        let wanted = |p: &Port| {
+            derive::port_spec(&self.settings, p, networks.get(p.network.as_str())?, &self.plan).ok()
+        };
         self.desired
             .ports
             .iter()
@@ -271,6 +333,7 @@ impl Core {
     /// Looks at some of the devices, closes those that are no good, and opens what is due.
     pub(super) fn look_after(&mut self, dead: &[PortId], now: Instant) -> Result<(), ProgramError> {
         let mut bad: Vec<(String, &'static str)> = Vec::new();
+        let mut mend = Vec::new();
         let names: Vec<String> = self
             .ports
             .iter()
@@ -290,23 +353,28 @@ impl Core {
                 continue;
             }
             match self.opener.check_port(&up.spec, up.place) {
-                Ok(PortHealth::NetnsGone) => bad.push((name.clone(), "its network namespace is gone")),
-                Ok(PortHealth::NetnsReplaced) => {
-                    bad.push((
-                        name.clone(),
-                        "its network namespace was replaced by another of the same name",
-                    ));
-                }
-                Ok(PortHealth::IfaceGone) => bad.push((name.clone(), "its device was deleted or renamed")),
-                Ok(PortHealth::IfaceReplaced) => bad.push((name.clone(), "another device has its name")),
+                Ok(health) if let Some(why) = lost(health) => bad.push((name.clone(), why)),
                 Ok(health) => {
                     if health != up.health {
                         tracing::info!(port = name, ?health, "port changed");
                     }
-                    up.health = health;
+                    // The kernel takes addresses and routes away with the link, and with an MTU too small for IPv6.
+                    // What a pod takes away by itself is told only.
+                    let by_kernel = matches!(up.health, PortHealth::Down | PortHealth::MtuChanged { .. });
+                    let robbed = by_kernel && pod_lacks(health);
+                    if !robbed {
+                        up.health = health;
+                    }
+                    if robbed || up.spec.node.is_some() && health != PortHealth::Healthy {
+                        mend.push(name.clone());
+                    }
                 }
                 Err(e) => tracing::warn!(port = name, "cannot look at the device: {e}"),
             }
+        }
+        for name in mend {
+            let spec = self.up(&name).map(|up| up.spec.clone());
+            spec.into_iter().for_each(|spec| self.restore(&name, spec));
         }
         for (name, why) in &bad {
             tracing::warn!(port = name, "closing the port: {why}");
@@ -320,8 +388,27 @@ impl Core {
         if self.open_due(now)? {
             self.publish()?;
         }
+        let plan = std::mem::take(&mut self.plan);
+        self.kernel.look_after(&plan, now);
+        self.plan = plan;
         Ok(())
     }
+}
+
+/// Why a device is no good any more; `None` while it is there.
+pub(super) fn lost(health: PortHealth) -> Option<&'static str> {
+    match health {
+        PortHealth::NetnsGone => Some("its network namespace is gone"),
+        PortHealth::NetnsReplaced => Some("its network namespace was replaced by another of the same name"),
+        PortHealth::IfaceGone => Some("its device was deleted or renamed"),
+        PortHealth::IfaceReplaced => Some("another device has its name"),
+        _ => None,
+    }
+}
+
+/// Has a pod lost what its port was opened with?
+pub(super) fn pod_lacks(health: PortHealth) -> bool {
+    matches!(health, PortHealth::PodAddressMissing { .. } | PortHealth::PodRouteMissing { .. })
 }
 
 /// Why a device could not be made, in the words of the API.

@@ -1,8 +1,10 @@
 //! Devices come, fail, vanish and come back; the worker hears of it in the right order (its fake checks that).
 
-use super::super::testing::{Bench, FakeOpener, bench, bench_with, network, peer, port, settings, state};
+use super::super::testing::{
+    Bench, FakeOpener, FullDisk, bench, bench_with, network, peer, port, settings, state,
+};
 use super::*;
-use crate::control::fs::{Fs, RealFs};
+use crate::control::fs::RealFs;
 use ctl::desired::DesiredState;
 
 async fn committed(bench: &Bench, state: DesiredState) {
@@ -185,33 +187,6 @@ async fn adding_one_port_is_all_or_nothing() {
     twin.netns = "web-0".into();
     twin.ifname = "eth1".into();
     assert_eq!(core.add_port(twin).unwrap_err().reason, Reason::Conflict);
-}
-
-/// A disk that can be full.
-struct FullDisk(RealFs, std::sync::Arc<std::sync::atomic::AtomicBool>);
-
-impl Fs for FullDisk {
-    fn read(&mut self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
-        self.0.read(name)
-    }
-    fn create(&mut self, name: &str, content: &[u8]) -> std::io::Result<()> {
-        if self.1.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
-        }
-        self.0.create(name, content)
-    }
-    fn link(&mut self, from: &str, to: &str) -> std::io::Result<()> {
-        self.0.link(from, to)
-    }
-    fn rename(&mut self, from: &str, to: &str) -> std::io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&mut self, name: &str) -> std::io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync_dir(&mut self) -> std::io::Result<()> {
-        self.0.sync_dir()
-    }
 }
 
 #[tokio::test]

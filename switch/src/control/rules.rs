@@ -33,7 +33,7 @@ pub fn check(settings: &Settings, desired: &DesiredState) -> Result<(), ApiError
     let networks: HashMap<&str, &Network> = desired.networks.iter().map(|n| (n.name.as_str(), n)).collect();
     let mut macs: HashMap<(&str, MacAddr), &str> = HashMap::new();
     for port in &desired.ports {
-        let mac = derive::port_mac(port);
+        let mac = derive::port_mac(settings, port);
         if let Some(other) = macs.insert((&port.network, mac), &port.name) {
             return Err(conflict(format!("port {}: MAC {mac} already belongs to port {other}", port.name))
                 .hint("give one of them another --mac"));

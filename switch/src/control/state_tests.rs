@@ -19,6 +19,8 @@ fn desired(vni: u32) -> DesiredState {
         fdb_limit: None,
         flood: true,
         subnets: vec![Subnet { cidr: "10.1.1.0/24".parse().unwrap(), gateway: None }],
+        ranges: Vec::new(),
+        exclude: Vec::new(),
     };
     DesiredState { networks: vec![network], ..DesiredState::default() }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -18,6 +19,7 @@ use crate::engine::{Command, Inspection};
 use crate::io::{
     NetnsError, NetnsId, NetnsRef, Offloads, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec,
 };
+use crate::node::MemoryHost;
 
 pub fn settings() -> Settings {
     Settings {
@@ -30,6 +32,7 @@ pub fn settings() -> Settings {
         workers: 1,
         udp_gso_segments: 0,
         udp_gro: false,
+        tombstones: None,
     }
 }
 
@@ -53,6 +56,8 @@ pub fn network(name: &str, vni: u32, subnets: &[&str]) -> Network {
         fdb_limit: None,
         flood: true,
         subnets,
+        ranges: Vec::new(),
+        exclude: Vec::new(),
     }
 }
 
@@ -77,6 +82,10 @@ pub fn port(name: &str, network: &str, ips: &[&str]) -> Port {
         offload: true,
         default_route: true,
         metadata: std::collections::BTreeMap::new(),
+        bandwidth: None,
+        mappings: Vec::new(),
+        attachment: None,
+        node: None,
     }
 }
 
@@ -161,12 +170,47 @@ impl Opener for FakeOpener {
         Ok(world.health.get(&spec.netns.to_string()).copied().unwrap_or(PortHealth::Healthy))
     }
 
+    fn restore_port(&mut self, spec: &PortSpec, _: PortPlace) -> Result<(), OpenError> {
+        let mut world = self.0.lock().unwrap();
+        let name = spec.netns.to_string();
+        world.calls.push(format!("update {name}"));
+        world.open.insert(name, spec.clone());
+        Ok(())
+    }
+
     fn bind_underlay(&mut self, addr: IpAddr, _: u16) -> Result<OwnedFd, OpenError> {
         Err(OpenError::NoSuchAddress(addr))
     }
 
     fn underlay_mtu(&mut self, _: IpAddr) -> Result<u32, OpenError> {
         Ok(1500)
+    }
+}
+
+/// A disk that can be full.
+pub struct FullDisk(pub fs::RealFs, pub Arc<AtomicBool>);
+
+impl fs::Fs for FullDisk {
+    fn read(&mut self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+        self.0.read(name)
+    }
+    fn create(&mut self, name: &str, content: &[u8]) -> std::io::Result<()> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.0.create(name, content)
+    }
+    fn link(&mut self, from: &str, to: &str) -> std::io::Result<()> {
+        self.0.link(from, to)
+    }
+    fn rename(&mut self, from: &str, to: &str) -> std::io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&mut self, name: &str) -> std::io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync_dir(&mut self) -> std::io::Result<()> {
+        self.0.sync_dir()
     }
 }
 
@@ -226,6 +270,14 @@ fn work(rx: &Receiver<Command<OpenedPort>>, heard: &Heard) {
                 heard.dead.lock().unwrap().retain(|p| *p != id);
                 format!("remove {}", id.0)
             }
+            Command::Limit(id, limits) => {
+                assert!(ports.contains(&id));
+                format!("limit {} {limits:?}", id.0)
+            }
+            Command::Announce(id) => {
+                assert!(tables.port(id).is_some(), "port {} is announced before tables name it", id.0);
+                continue;
+            }
             Command::Forget(gone) => {
                 datapath.forget(gone, now_ms);
                 format!("forget {gone:?}")
@@ -242,6 +294,7 @@ fn work(rx: &Receiver<Command<OpenedPort>>, heard: &Heard) {
                     tables: &tables,
                     now_ms,
                     dead_ports: &dead_ports,
+                    shapers: &crate::engine::Shapers::default(),
                 });
                 continue;
             }
@@ -256,15 +309,23 @@ pub struct Bench {
     pub control: Control,
     pub opener: FakeOpener,
     pub heard: Heard,
+    pub host: MemoryHost,
 }
 
 pub fn bench_with(settings: Settings, fs: Box<dyn fs::Fs>, opener: FakeOpener) -> Bench {
     let (worker, heard) = worker();
     let mut store = Store::new(fs);
     let loaded = store.load().unwrap();
-    let control =
-        Control::start(settings, store, loaded, Box::new(opener.clone()), Box::new(worker)).unwrap();
-    Bench { control, opener, heard }
+    let host = MemoryHost::default();
+    let control = Control::start(
+        settings,
+        store,
+        loaded,
+        Box::new(opener.clone()),
+        Box::new(host.clone()),
+        Box::new(worker),
+    );
+    Bench { control: control.unwrap(), opener, heard, host }
 }
 
 pub fn bench(dir: &std::path::Path) -> Bench {

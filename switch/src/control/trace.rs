@@ -114,7 +114,13 @@ fn entry(core: &super::Core, request: &proto::TraceRequest) -> Result<From, ApiE
                     .hint(format!("see why: swctl port show {name}")));
             };
             let ips = port.ips.iter().map(ipnet::IpNet::addr).collect();
-            Ok(From::Port { name: name.clone(), id, network, mac: derive::port_mac(port), ips })
+            Ok(From::Port {
+                name: name.clone(),
+                id,
+                network,
+                mac: derive::port_mac(&core.settings, port),
+                ips,
+            })
         }
         Some(F::Peer(name)) => {
             let Some(peer) = core.desired.peers.iter().find(|p| p.name == *name) else {

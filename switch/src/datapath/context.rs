@@ -64,13 +64,13 @@ impl<R> Context<'_, R> {
         copies
     }
 
-    /// Where a MAC of this network is: static entries first, then learned ones.
+    /// Where a frame for a MAC of this network goes: static entries first, then learned ones.
     #[inline]
     #[must_use]
-    pub fn locate(&self, mac: MacAddr) -> Option<(Egress, bool)> {
+    pub fn locate(&mut self, mac: MacAddr) -> Option<(Egress, bool)> {
         match self.network.statics.get(&mac) {
             Some(&egress) => Some((egress, true)),
-            None => self.fdb.lookup(self.network.id, mac).map(|egress| (egress, false)),
+            None => self.fdb.forward(self.network.id, mac, self.now_ms).map(|egress| (egress, false)),
         }
     }
 
@@ -91,6 +91,20 @@ impl<R> Context<'_, R> {
             Egress::Port(_) => self.network.gateway_mac,
             Egress::Peer(_) => self.tables.node.router_mac,
         }
+    }
+
+    /// Is that the node's own port?
+    #[inline]
+    #[must_use]
+    pub fn is_node(&self, egress: Egress) -> bool {
+        self.network.node.is_some_and(|node| egress == Egress::Port(node.port))
+    }
+
+    /// Did the frame come from the node's own port?
+    #[inline]
+    #[must_use]
+    pub fn sent_by_node(&self) -> bool {
+        self.is_node(self.origin)
     }
 
     /// Makes a frame: `fill` writes the Ethernet frame into an empty vector. `None` when the batch has made its

@@ -12,8 +12,15 @@ use super::verdict::{DropReason, Egress, PeerId, PortId, Verdict};
 pub struct Counters {
     /// Frames received (an offload frame counts once).
     pub received: u64,
+    /// Packets that these frames stand for: an offload frame counts as many as it is to be cut into.
+    pub received_segments: u64,
     /// Bytes of these frames.
     pub received_bytes: u64,
+    /// Reads from its device that failed, other than for want of a frame; for the node, those of tunnel sockets.
+    pub read_errors: u64,
+    /// When a frame from it last passed all checks of its headers and source, in milliseconds of the data path's
+    /// clock. Belongs to the one port or peer and is not summed.
+    pub accepted_ms: Option<u64>,
     /// Frames forwarded to one egress.
     pub unicast: u64,
     /// Frames flooded.
@@ -28,8 +35,8 @@ pub struct Counters {
     pub sent: u64,
     /// Bytes of these frames.
     pub sent_bytes: u64,
-    /// Packets on the wire (segments after cutting) for peers; system calls after merging for ports.
-    pub sent_units: u64,
+    /// Packets that these frames stand for. For peers: datagrams on the wire, those of partly sent frames included.
+    pub sent_segments: u64,
     /// Frames lost on the way to it, all reasons of stage `tx`.
     pub send_drops: u64,
     /// Drops by reason: receive-side reasons for frames from it, `tx` reasons for frames to it.
@@ -40,7 +47,10 @@ impl Default for Counters {
     fn default() -> Self {
         Self {
             received: 0,
+            received_segments: 0,
             received_bytes: 0,
+            read_errors: 0,
+            accepted_ms: None,
             unicast: 0,
             flooded: 0,
             replied: 0,
@@ -48,7 +58,7 @@ impl Default for Counters {
             held: 0,
             sent: 0,
             sent_bytes: 0,
-            sent_units: 0,
+            sent_segments: 0,
             send_drops: 0,
             drops: [0; DropReason::COUNT],
         }
@@ -56,6 +66,14 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// Books a received frame of `bytes` bytes that stands for `segments` packets.
+    #[inline]
+    pub fn receive(&mut self, bytes: u64, segments: u64) {
+        self.received += 1;
+        self.received_segments += segments;
+        self.received_bytes += bytes;
+    }
+
     /// Books a verdict.
     #[inline]
     pub fn verdict(&mut self, verdict: Verdict) {
@@ -86,7 +104,9 @@ impl Counters {
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in [
             (&mut self.received, other.received),
+            (&mut self.received_segments, other.received_segments),
             (&mut self.received_bytes, other.received_bytes),
+            (&mut self.read_errors, other.read_errors),
             (&mut self.unicast, other.unicast),
             (&mut self.flooded, other.flooded),
             (&mut self.replied, other.replied),
@@ -94,7 +114,7 @@ impl Counters {
             (&mut self.held, other.held),
             (&mut self.sent, other.sent),
             (&mut self.sent_bytes, other.sent_bytes),
-            (&mut self.sent_units, other.sent_units),
+            (&mut self.sent_segments, other.sent_segments),
             (&mut self.send_drops, other.send_drops),
         ] {
             *mine += theirs;
@@ -119,7 +139,7 @@ pub struct CounterTable {
     peers: Vec<Counters>,
     /// Frames that belong to no known port or peer, and what removed ports and peers had counted.
     pub node: Counters,
-    /// Copies posted to egress lists.
+    /// Copies posted to egress lists. One that waits for a port's limit is counted when it leaves the queue.
     pub posted: u64,
     /// Frames the switch made itself (answers, errors, solicitations).
     pub generated: u64,

@@ -93,26 +93,27 @@ pub fn admit(
     frame: &[u8],
     headers: &Headers,
 ) -> Result<(), DropReason> {
-    if headers.proto == ip_proto::UDP && tables.node.tunnel_ports.contains(&headers.dport) {
-        let to = headers.dst_ip(frame);
-        if to.is_some_and(|ip| Some(ip) == tables.node.underlay || tables.by_remote.contains_key(&ip)) {
-            return Err(DropReason::Nested);
-        }
+    if is_nested(tables, frame, headers) {
+        return Err(DropReason::Nested);
     }
     let Some(sources) = &peer.sources else { return Ok(()) };
     let icmp6 = headers.net == Net::V6 && headers.proto == ip_proto::ICMPV6;
     if icmp6 && headers.l4 != 0 && frame[usize::from(headers.l4)] == ROUTER_ADVERT {
         return Err(DropReason::RouterAdvert);
     }
+    // Where this node takes part in the network, the peer's does: its processes talk to pods as well.
+    let is_peer = |src: IpAddr| src == peer.remote && network.node.is_some();
     let allowed = match (headers.net, headers.src_ip(frame)) {
         // The gateway is on every node: its ICMP errors about our pods' packets come from there too.
         (Net::V4, Some(src)) => {
-            sources.contains(src) || (headers.proto == ip_proto::ICMP && network.is_gateway_ip(src))
+            sources.contains(src)
+                || is_peer(src)
+                || (headers.proto == ip_proto::ICMP && network.is_gateway_ip(src))
         }
         // Link-local and unspecified sources belong to the segment, not to a pod: neighbour discovery needs them.
         (Net::V6, Some(IpAddr::V6(src))) => {
             let segment = src.is_unicast_link_local() || src.is_unspecified();
-            let own = sources.contains(IpAddr::V6(src));
+            let own = sources.contains(IpAddr::V6(src)) || is_peer(IpAddr::V6(src));
             (own || (icmp6 && (segment || network.is_gateway_ip(IpAddr::V6(src)))))
                 && !(icmp6 && claims_foreign(sources, frame, headers))
         }
@@ -124,6 +125,16 @@ pub fn admit(
         _ => false,
     };
     if allowed { Ok(()) } else { Err(DropReason::PeerSource) }
+}
+
+/// Is this a tunnel packet for this node or a peer? Inside a tunnel, and from a pod to the node, such a packet is a
+/// loop or a forgery.
+#[inline]
+#[must_use]
+pub fn is_nested(tables: &Tables, frame: &[u8], headers: &Headers) -> bool {
+    let to_tunnel = headers.proto == ip_proto::UDP && tables.node.tunnel_ports.contains(&headers.dport);
+    let is_vtep = |ip: IpAddr| Some(ip) == tables.node.underlay || tables.by_remote.contains_key(&ip);
+    to_tunnel && headers.dst_ip(frame).is_some_and(is_vtep)
 }
 
 /// ICMPv6 type of a router advertisement (RFC 4861).

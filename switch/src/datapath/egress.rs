@@ -1,15 +1,18 @@
-//! The last stage: does the packet fit where it goes?
+//! The last stage: may the packet go there, and does it fit?
+//!
+//! Into the node goes no packet for a tunnel, neither routed nor bridged: the node's kernel would put its own address
+//! on it, and a pod could write to any network of a peer that trusts this node.
 //!
 //! An offload frame counts as one of its segments. TCP that does not fit is given a smaller segment size — the
 //! cut happens later, so this costs nothing; everything else is dropped and its source told (RFC 1191, 8201),
 //! for bridged frames too: a bridge that drops silently is a hole nobody can see.
 
 use super::context::{Context, Current};
-use super::icmp;
 use super::parse::packet_size;
 use super::tables::Tables;
 use super::trace::{Recorder, Step};
 use super::verdict::{DropReason, Egress, Verdict};
+use super::{decap, icmp};
 use packet::{GsoType, Headers};
 
 /// Checks the size and posts the frame.
@@ -37,7 +40,7 @@ pub fn mtu(tables: &Tables, egress: Egress) -> Option<u32> {
 /// Checks the size, shrinking segments if that helps; tells the source if it does not.
 ///
 /// # Errors
-/// `TooBig`, `EgressGone`.
+/// `TooBig`, `EgressGone`, `Nested`.
 #[inline]
 pub fn fit<R: Recorder>(
     cx: &mut Context<'_, R>,
@@ -45,6 +48,9 @@ pub fn fit<R: Recorder>(
     egress: Egress,
 ) -> Result<(), DropReason> {
     let mtu = mtu(cx.tables, egress).ok_or(DropReason::EgressGone)?;
+    if cx.is_node(egress) && decap::is_nested(cx.tables, cur.bytes, &cur.meta.headers) {
+        return Err(DropReason::Nested);
+    }
     let packet = packet_size(&cur.meta.headers, &cur.meta.vnet);
     cx.rec.step(|| Step::Mtu { packet, mtu });
     if packet <= mtu {

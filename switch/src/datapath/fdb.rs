@@ -1,7 +1,7 @@
 //! The learned part of the FDB: (network, MAC) to egress.
 //!
 //! Layout: an open-addressed index of 16-byte entries (packed key, egress, slot number; linear probing, load at
-//! most one half, so a hit costs one cache line most of the time) and a slab of slots with the last-seen time.
+//! most one half, so a hit costs one cache line most of the time) and a slab of slots with the times of the last use.
 //! Slots of one owner — the port or peer behind which the MAC was learned — form a list from oldest to newest.
 //!
 //! Limits: the capacity is fixed at construction and all memory is allocated then. Each owner has a quota;
@@ -17,15 +17,16 @@ use packet::{MacAddr, flow};
 
 const NONE: u32 = u32::MAX;
 
-/// 16 bytes, four to a cache line. Everything the hot path needs is here, so that it never touches the slab: the
-/// second of the last refresh is kept in the bits that egress and slot number leave over.
+/// 16 bytes, four to a cache line. Everything the hot path needs is here, so that it touches the slab at most twice
+/// in every second of an entry: egress and slot number leave over bits for the second in which it was last touched,
+/// and for whether that was as a source, as a destination, or as both.
 #[derive(Clone, Copy)]
 struct Entry {
     /// MAC in the low 48 bits, network above; never zero, because a zero MAC is never learned.
     key: u64,
-    /// Packed egress in the low 21 bits, see `pack`; above it the low 11 bits of the second.
+    /// Packed egress in the low 21 bits, see `pack`; above it the low 11 bits of the touch.
     place: u32,
-    /// Slot number in the low 24 bits; above it the next 8 bits of the second.
+    /// Slot number in the low 24 bits; above it the high 8 bits of the touch.
     slot: u32,
 }
 
@@ -37,22 +38,27 @@ const EGRESS_MASK: u32 = (1 << EGRESS_BITS) - 1;
 /// Bits of a slot number.
 const SLOT_BITS: u32 = 24;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
-/// The second wraps after six days: an entry that is a source then, and then only, is not refreshed once.
-const STAMP_MASK: u32 = (1 << 19) - 1;
+/// The second wraps after 36 hours: an entry that is touched then, and then only, is not refreshed once.
+const SECOND_MASK: u32 = (1 << 17) - 1;
 
-/// The second of a time, as far as an entry keeps it.
+/// The ways in which an entry is touched, the low bits of a touch.
+const SOURCE: u32 = 1;
+const DESTINATION: u32 = 2;
+const WAYS: u32 = SOURCE | DESTINATION;
+
+/// The touch of an entry at this time, in this way.
 #[inline]
-fn stamp(now_ms: u64) -> u32 {
-    (now_ms / 1000) as u32 & STAMP_MASK
+fn touch(now_ms: u64, way: u32) -> u32 {
+    ((now_ms / 1000) as u32 & SECOND_MASK) << WAYS.count_ones() | way
 }
 
 impl Entry {
     #[inline]
-    fn new(key: u64, egress: u32, slot: u32, stamp: u32) -> Self {
+    fn new(key: u64, egress: u32, slot: u32, touch: u32) -> Self {
         Self {
             key,
-            place: egress | stamp << EGRESS_BITS,
-            slot: slot | stamp >> (32 - EGRESS_BITS) << SLOT_BITS,
+            place: egress | touch << EGRESS_BITS,
+            slot: slot | touch >> (32 - EGRESS_BITS) << SLOT_BITS,
         }
     }
 
@@ -67,8 +73,23 @@ impl Entry {
     }
 
     #[inline]
-    fn stamp(self) -> u32 {
+    fn touched(self) -> u32 {
         self.place >> EGRESS_BITS | self.slot >> SLOT_BITS << (32 - EGRESS_BITS)
+    }
+
+    /// Touches the entry; false when it was touched in this way in this second already. Once in every second is exact
+    /// enough for ageing and for people, and keeps the slab quiet under load.
+    #[inline]
+    fn touch(&mut self, now_ms: u64, way: u32) -> bool {
+        let (before, now) = (self.touched(), touch(now_ms, way));
+        if (before ^ now) & !WAYS != 0 {
+            *self = Self::new(self.key, self.egress(), self.slot(), now);
+        } else if before & way == 0 {
+            *self = Self::new(self.key, self.egress(), self.slot(), before | way);
+        } else {
+            return false;
+        }
+        true
     }
 }
 
@@ -76,6 +97,7 @@ impl Entry {
 struct Slot {
     key: u64,
     seen_ms: u64,
+    used_ms: u64,
     created_ms: u64,
     owner: u32,
     older: u32,
@@ -117,8 +139,10 @@ pub struct FdbEntry {
     pub egress: Egress,
     /// When it was learned, milliseconds of the data path's clock.
     pub created_ms: u64,
-    /// When it was last a source.
+    /// When it was last a source, at most a second early.
     pub seen_ms: u64,
+    /// When it was last a destination, at most a second early; when it was learned if it never was.
+    pub used_ms: u64,
 }
 
 /// The learned table.
@@ -161,7 +185,7 @@ fn key(network: NetId, mac: MacAddr) -> u64 {
 }
 
 impl Fdb {
-    /// A table for `capacity` entries (at least 16). Takes about 72 bytes an entry.
+    /// A table for `capacity` entries (at least 16). Takes about 80 bytes an entry.
     #[must_use]
     pub fn new(capacity: usize, seed: u64) -> Self {
         let capacity = capacity.clamp(16, 1 << SLOT_BITS);
@@ -211,13 +235,28 @@ impl Fdb {
         loop {
             let entry = &self.index[at];
             if entry.key == key {
-                return (at, true);
+                // Network 0 and the zero address make the key of an empty place; it is never learned.
+                return (at, key != 0);
             }
             if entry.key == 0 {
                 return (at, false);
             }
             at = (at + 1) & self.mask;
         }
+    }
+
+    /// Where a frame for a MAC goes; the entry is marked as used.
+    #[inline]
+    pub fn forward(&mut self, network: NetId, mac: MacAddr, now_ms: u64) -> Option<Egress> {
+        let (at, found) = self.probe(key(network, mac));
+        if !found {
+            return None;
+        }
+        let entry = &mut self.index[at];
+        if entry.touch(now_ms, DESTINATION) {
+            self.slots[entry.slot() as usize].used_ms = now_ms;
+        }
+        Some(unpack(entry.egress()))
     }
 
     /// Where a MAC is.
@@ -254,9 +293,7 @@ impl Fdb {
         if found {
             let slot = self.index[at].slot();
             if self.index[at].egress() == packed {
-                // Once in every second is exact enough for ageing, and keeps the list quiet under load.
-                if self.index[at].stamp() != stamp(now_ms) {
-                    self.index[at] = Entry::new(key, packed, slot, stamp(now_ms));
+                if self.index[at].touch(now_ms, SOURCE) {
                     self.unlink(slot);
                     self.slots[slot as usize].seen_ms = now_ms;
                     self.link(slot, packed);
@@ -269,9 +306,9 @@ impl Fdb {
             // The eviction may have shifted the index.
             let (at, _) = self.probe(key);
             self.unlink(slot);
-            self.index[at] = Entry::new(key, packed, slot, stamp(now_ms));
-            self.slots[slot as usize].seen_ms = now_ms;
-            self.slots[slot as usize].created_ms = now_ms;
+            self.index[at] = Entry::new(key, packed, slot, touch(now_ms, SOURCE));
+            let moved = &mut self.slots[slot as usize];
+            (moved.seen_ms, moved.used_ms, moved.created_ms) = (now_ms, now_ms, now_ms);
             self.link(slot, packed);
             return Learned::Moved;
         }
@@ -282,7 +319,15 @@ impl Fdb {
             }
             outcome = Learned::Replaced;
         }
-        let new = Slot { key, seen_ms: now_ms, created_ms: now_ms, owner: packed, older: NONE, newer: NONE };
+        let new = Slot {
+            key,
+            seen_ms: now_ms,
+            used_ms: now_ms,
+            created_ms: now_ms,
+            owner: packed,
+            older: NONE,
+            newer: NONE,
+        };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = new;
@@ -294,7 +339,7 @@ impl Fdb {
             }
         };
         let (at, _) = self.probe(key);
-        self.index[at] = Entry::new(key, packed, slot, stamp(now_ms));
+        self.index[at] = Entry::new(key, packed, slot, touch(now_ms, SOURCE));
         self.len += 1;
         *self.network(network) += 1;
         self.link(slot, packed);
@@ -473,6 +518,7 @@ impl Fdb {
                 egress: unpack(e.egress()),
                 created_ms: slot.created_ms,
                 seen_ms: slot.seen_ms,
+                used_ms: slot.used_ms,
             }
         })
     }

@@ -186,6 +186,11 @@ impl Generated {
         Some(((self.used - 1) as u16, frame))
     }
 
+    /// How many more may be made.
+    pub(crate) fn room(&self) -> usize {
+        MAX_GENERATED - self.used
+    }
+
     /// Gives back the frame made last.
     pub(crate) fn unmake(&mut self) {
         self.used -= 1;

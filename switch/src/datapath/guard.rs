@@ -3,14 +3,18 @@
 //! A port with declared addresses sends with these and no others: Ethernet source, ARP, neighbour discovery,
 //! IPv4 and IPv6 source. It sends no router advertisements or redirects, no answers of a DHCP server, and
 //! nothing this stage cannot read (tags, other EtherTypes), because what cannot be read cannot be checked.
-//! Learning ports are held to the Ethernet rules only. ND hidden behind a fragment header is refused
-//! (RFC 6980), a first IPv6 fragment without its L4 header as well (RFC 7112), and the parser walks every
-//! extension header, so none of these hides a router advertisement (RFC 7113).
+//! The node's own port is held to the same, but for the source of the packets that its kernel forwards: that may be
+//! any address except those of the pods here. Learning ports are held to the Ethernet rules only.
+//!
+//! ND hidden behind a fragment header is refused (RFC 6980), a first IPv6 fragment without its L4 header as well
+//! (RFC 7112), and the parser walks every extension header, so none of these hides a router advertisement
+//! (RFC 7113).
 
+use super::route;
 use super::tables::{Guard, Network, Node, Port};
-use super::verdict::DropReason;
+use super::verdict::{DropReason, Egress};
 use packet::{Fragment, Headers, MacAddr, Net, ip_proto, read_v4, read_v6};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// ICMPv6 types of RFC 4861 and 3810 that the guard knows.
 mod icmpv6 {
@@ -48,7 +52,7 @@ pub fn ethernet(network: &Network, node: &Node, frame: &[u8]) -> Result<(), Drop
 /// # Errors
 /// The drop reason.
 #[inline]
-pub fn port(port: &Port, frame: &[u8], headers: &Headers) -> Result<(), DropReason> {
+pub fn port(network: &Network, port: &Port, frame: &[u8], headers: &Headers) -> Result<(), DropReason> {
     if port.guard == Guard::Learning {
         return Ok(());
     }
@@ -57,7 +61,8 @@ pub fn port(port: &Port, frame: &[u8], headers: &Headers) -> Result<(), DropReas
     }
     match headers.net {
         Net::V4 => {
-            if !port.v4.contains(&read_v4(frame, Headers::L3 + 12)) {
+            let src = read_v4(frame, Headers::L3 + 12);
+            if !port.v4.contains(&src) && !forwards_for(network, port, IpAddr::V4(src)) {
                 return Err(DropReason::SpoofedIp);
             }
             // Clients look at the destination port only.
@@ -66,10 +71,20 @@ pub fn port(port: &Port, frame: &[u8], headers: &Headers) -> Result<(), DropReas
             }
             Ok(())
         }
-        Net::V6 => v6(port, frame, headers),
+        Net::V6 => v6(network, port, frame, headers),
         Net::Arp => arp(port, frame),
         Net::Other => Err(DropReason::EtherType),
     }
+}
+
+/// May this port send packets from an address that is not its own? The node's may, as the router that it is; but
+/// what comes from a pod here never comes by the node.
+fn forwards_for(network: &Network, port: &Port, src: IpAddr) -> bool {
+    let pods = || match network.neighbours.get(&src).and_then(|adjacency| adjacency.egress) {
+        Some(egress @ Egress::Port(_)) => network.node.is_none_or(|node| egress != Egress::Port(node.port)),
+        Some(Egress::Peer(_)) | None => false,
+    };
+    port.guard == Guard::Node && route::is_routable(src) && !pods()
 }
 
 fn arp(port: &Port, frame: &[u8]) -> Result<(), DropReason> {
@@ -84,9 +99,9 @@ fn arp(port: &Port, frame: &[u8]) -> Result<(), DropReason> {
 }
 
 #[inline]
-fn v6(port: &Port, frame: &[u8], headers: &Headers) -> Result<(), DropReason> {
+fn v6(network: &Network, port: &Port, frame: &[u8], headers: &Headers) -> Result<(), DropReason> {
     let src = read_v6(frame, Headers::L3 + 8);
-    let own = port.v6.contains(&src);
+    let own = port.v6.contains(&src) || forwards_for(network, port, IpAddr::V6(src));
     if headers.fragment == Fragment::First && (headers.l4 == 0 || u32::from(headers.l4) == headers.end) {
         return Err(DropReason::Malformed);
     }
@@ -106,10 +121,12 @@ fn icmpv6(port: &Port, frame: &[u8], headers: &Headers, src: Ipv6Addr, own: bool
     let at = usize::from(headers.l4);
     let body = if at == 0 { &[][..] } else { &frame[at..headers.end as usize] };
     let kind = body.first().copied();
-    if headers.fragment == Fragment::First && matches!(kind, Some(icmpv6::ROUTER_SOLICIT..=icmpv6::REDIRECT))
-    {
+    let discovery = matches!(kind, Some(icmpv6::ROUTER_SOLICIT..=icmpv6::REDIRECT));
+    if headers.fragment == Fragment::First && discovery {
         return Err(DropReason::SpoofedNd);
     }
+    // Who forwards for others still discovers for itself only.
+    let own = if discovery { port.v6.contains(&src) } else { own };
     match kind {
         Some(icmpv6::ROUTER_ADVERT) => return Err(DropReason::RouterAdvert),
         Some(icmpv6::REDIRECT) => return Err(DropReason::SpoofedNd),

@@ -115,10 +115,7 @@ pub fn about<R: Recorder>(cx: &mut Context<'_, R>, what: Error, frame: &[u8], he
     if !due(frame, headers, to, original_dst, what) {
         return;
     }
-    // On a network without a gateway the hole must be told of all the same; the destination's address is the
-    // only one that the source is sure to accept (it looks at the quoted packet, not at who says so).
-    let size = matches!(what, Error::TooBig(_));
-    let Some(from) = cx.network.gateway_ip(to).or(size.then_some(original_dst)) else { return };
+    let Some(from) = speaker(cx, to, original_dst, what) else { return };
     if !cx.limiter.allow(cx.origin, cx.now_ms) {
         cx.counters.icmp_limited += 1;
         return;
@@ -132,6 +129,20 @@ pub fn about<R: Recorder>(cx: &mut Context<'_, R>, what: Error, frame: &[u8], he
         cx.rec.step(|| Step::IcmpError { kind, code });
         cx.post(cx.origin, made);
     }
+}
+
+/// In whose name an error is sent: the gateway's where possible.
+///
+/// The node takes nothing that claims to come from an address of its own, and the gateway's is one as a rule. And
+/// on a network without a gateway a source must be told of a size all the same. In both cases the destination
+/// speaks: its address is the only one that the source is sure to accept (it looks at the quoted packet, not at who
+/// says so).
+fn speaker<R>(cx: &Context<'_, R>, to: IpAddr, original_dst: IpAddr, what: Error) -> Option<IpAddr> {
+    let by_node = cx.sent_by_node();
+    let accepted = |ip: &IpAddr| !(by_node && cx.network.node_ips.contains(ip));
+    let stand_in = (by_node || matches!(what, Error::TooBig(_))) && !original_dst.is_multicast();
+    let gateway = cx.network.gateway_ip(to).filter(accepted);
+    gateway.or_else(|| stand_in.then_some(original_dst).filter(accepted))
 }
 
 fn due(frame: &[u8], headers: &Headers, src: IpAddr, dst: IpAddr, what: Error) -> bool {

@@ -14,13 +14,15 @@
 //! guard     may this port send from these addresses
 //! learn     who is behind which port or peer            (table: fdb)
 //! classify  ARP, ND, router or bridge
-//! arp, nd   answered from the tables where possible     (frames: reply)
+//! arp, nd   answered from the tables where possible     (frames: reply; unasked: announce)
 //! forward   bridge: FDB hit, flood, split horizon
 //! route     router: validity, TTL, longest match        (table: lpm; errors: icmp)
+//! node      to the node's own port
 //! resolve   next hop's MAC, solicitation, queue         (table: neighbour)
-//! egress    does it fit; post
+//! egress    may it go there, does it fit; post
 //! ```
 
+mod announce;
 mod arp;
 mod classify;
 mod context;
@@ -37,6 +39,7 @@ mod learn;
 mod lpm;
 mod nd;
 mod neighbour;
+mod node;
 mod parse;
 mod prefetch;
 mod reply;
@@ -54,9 +57,10 @@ pub use frame::{
 };
 pub use hash::{Map, State};
 pub use neighbour::{NeighbourEntry, Neighbours};
-pub use parse::packet_size;
+pub use parse::{frame as parse_frame, packet_size};
 pub use tables::{
-    Adjacency, Fib, Guard, Network, Node, Peer, Port, Sources, Tables, Target, gateway_mac, router_mac,
+    Adjacency, Fib, Guard, Network, Node, NodeAttachment, Peer, Port, Sources, Tables, Target, gateway_mac,
+    router_mac,
 };
 pub use trace::{Off, Recorder, Recording, Step};
 pub use verdict::{DropReason, Egress, NetId, Origin, PeerId, PortId, Verdict};
@@ -89,6 +93,14 @@ impl Default for Config {
     fn default() -> Self {
         Self { fdb_capacity: 65_536, seed: 0x5eed }
     }
+}
+
+/// What is booked of a frame besides its origin, length and verdict.
+struct Facts {
+    /// Packets it stands for.
+    segments: u64,
+    /// Its headers and its source were in order.
+    admitted: bool,
 }
 
 /// The learned state of one worker, and the functions that use it.
@@ -158,13 +170,16 @@ impl Datapath {
             let bytes = batch.bytes_mut(&meta);
             let name = FrameRef::Received(number as u16);
             let length = bytes.len() as u64;
-            let (origin, verdict) = self.one(tables, now_ms, &mut meta, bytes, name, out, rec);
+            let mut facts = Facts { segments: 1, admitted: false };
+            let (origin, verdict) = self.one(tables, now_ms, &mut meta, &mut facts, bytes, name, out, rec);
             let counters = match origin {
                 Some(origin) => self.counters.of(origin),
                 None => &mut self.counters.node,
             };
-            counters.received += 1;
-            counters.received_bytes += length;
+            counters.receive(length, facts.segments);
+            if facts.admitted {
+                counters.accepted_ms = Some(now_ms);
+            }
             counters.verdict(verdict);
             rec.verdict(verdict);
             batch.frames[number] = meta;
@@ -207,6 +222,7 @@ impl Datapath {
         tables: &Tables,
         now_ms: u64,
         meta: &mut Frame,
+        facts: &mut Facts,
         bytes: &mut [u8],
         name: FrameRef,
         out: &mut Postbox,
@@ -222,14 +238,16 @@ impl Datapath {
                 let origin = Egress::Port(id);
                 let mut run = || {
                     meta.headers = parse::frame(bytes, &meta.vnet)?;
+                    facts.segments = tunnel::offload::segments(&meta.headers, &meta.vnet) as u64;
                     guard::ethernet(network, &tables.node, bytes)?;
-                    guard::port(port, bytes, &meta.headers)?;
-                    rec.step(|| Step::Guard { learning: port.guard == Guard::Learning });
+                    guard::port(network, port, bytes, &meta.headers)?;
+                    rec.step(|| Step::Guard { guard: port.guard });
                     Ok(())
                 };
                 if let Err(reason) = run() {
                     return (Some(origin), Verdict::Drop(reason));
                 }
+                facts.admitted = true;
                 (Some(origin), self.admitted(tables, network, origin, now_ms, meta, bytes, name, out, rec))
             }
             Ingress::Underlay { .. } | Ingress::Peer { .. } => {
@@ -245,6 +263,7 @@ impl Datapath {
                 let mut run = || {
                     meta.headers = parse::frame(bytes, &meta.vnet)?;
                     meta.vnet = decap::offload(bytes, &meta.headers, opened.conf);
+                    facts.segments = tunnel::offload::segments(&meta.headers, &meta.vnet) as u64;
                     if let Ingress::Underlay { tos, .. } = meta.ingress {
                         decap::ecn(tos, bytes, &meta.headers)?;
                     }
@@ -256,6 +275,7 @@ impl Datapath {
                 if let Err(reason) = run() {
                     return (Some(origin), Verdict::Drop(reason));
                 }
+                facts.admitted = true;
                 (Some(origin), self.admitted(tables, network, origin, now_ms, meta, bytes, name, out, rec))
             }
         }

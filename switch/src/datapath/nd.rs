@@ -1,12 +1,13 @@
 //! IPv6 neighbour discovery (RFC 4861): the counterpart of [`super::arp`], with the same rules.
 
-use super::arp::{Known, known};
+use super::arp::{Known, claim, known};
 use super::context::{Context, Current};
+use super::reply::ALL_NODES;
 use super::trace::{Recorder, Step};
 use super::verdict::{DropReason, Verdict};
-use super::{classify, forward, reply, resolve};
+use super::{classify, forward, reply};
 use packet::{Headers, MacAddr, VnetHdr, read_v6};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Handles a solicitation or advertisement that [`classify`] found well formed.
 pub fn nd<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Verdict {
@@ -20,37 +21,41 @@ pub fn nd<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Verdic
     let dst = Headers::dst_mac(cur.bytes);
     let own = classify::is_own_mac(cx.network, &cx.tables.node, dst);
     let claimed = if solicit { src } else { target };
-    if cx.network.is_gateway_ip(IpAddr::V6(claimed)) {
+    let Some(as_gateway) = claim(cx, IpAddr::V6(claimed), link, solicit) else {
         return Verdict::Drop(DropReason::SpoofedNd);
-    }
-    if let Some(mac) = link {
-        resolve::heard(cx, IpAddr::V6(claimed), mac, true);
-    }
+    };
     if !solicit {
         return if own { Verdict::Consumed } else { forward::bridge(cx, cur) };
     }
     let asker = Headers::src_mac(cur.bytes);
-    match known(cx, IpAddr::V6(target), dst.is_group() || own) {
+    let to = if src.is_unspecified() { ALL_NODES } else { link.unwrap_or(asker) };
+    match known(cx, IpAddr::V6(target), dst.is_group() || own || as_gateway) {
         Known::At(mac, _) if mac == asker => Verdict::Consumed,
-        Known::At(mac, router) => {
-            cx.rec.step(|| Step::Answered { ip: IpAddr::V6(target), mac });
-            let to =
-                if src.is_unspecified() { MacAddr([0x33, 0x33, 0, 0, 0, 1]) } else { link.unwrap_or(asker) };
-            let made = cx.generate(VnetHdr::default(), |out| {
-                reply::neighbour_advertisement(out, (mac, to), target, src, router, true);
-            });
-            match made {
-                Some(made) => {
-                    cx.post(cx.origin, made);
-                    Verdict::Reply
-                }
-                None => Verdict::Drop(DropReason::NoBuffer),
-            }
-        }
+        Known::At(mac, router) => answer(cx, (target, mac, router), (src, to)),
         Known::Silent => Verdict::Consumed,
+        Known::No if as_gateway => answer(cx, (target, cx.network.gateway_mac, true), (src, to)),
         Known::No if own => Verdict::Consumed,
         Known::No if dst.is_group() => forward::flood(cx, cur, true),
         Known::No => forward::bridge(cx, cur),
+    }
+}
+
+/// Sends the advertisement that `target` is at `mac`, to the asker.
+fn answer<R: Recorder>(
+    cx: &mut Context<'_, R>,
+    (target, mac, router): (Ipv6Addr, MacAddr, bool),
+    (asker, asker_mac): (Ipv6Addr, MacAddr),
+) -> Verdict {
+    cx.rec.step(|| Step::Answered { ip: IpAddr::V6(target), mac });
+    let made = cx.generate(VnetHdr::default(), |out| {
+        reply::neighbour_advertisement(out, (mac, asker_mac), target, asker, router, true);
+    });
+    match made {
+        Some(made) => {
+            cx.post(cx.origin, made);
+            Verdict::Reply
+        }
+        None => Verdict::Drop(DropReason::NoBuffer),
     }
 }
 

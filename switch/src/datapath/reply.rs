@@ -12,6 +12,9 @@ const ICMP4_MAX: usize = 576;
 /// RFC 4443 2.4(c): an ICMPv6 error is at most the minimum MTU.
 const ICMP6_MAX: usize = 1280;
 
+/// Where multicast to all nodes (ff02::1) goes on layer 2.
+pub const ALL_NODES: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+
 fn ethernet(out: &mut Vec<u8>, src: MacAddr, dst: MacAddr, ether_type: u16) {
     out.extend_from_slice(&dst.0);
     out.extend_from_slice(&src.0);
@@ -21,10 +24,19 @@ fn ethernet(out: &mut Vec<u8>, src: MacAddr, dst: MacAddr, ether_type: u16) {
 /// An ARP request for `target`, broadcast, as a probe (sender address zero, RFC 5227): the answer comes to
 /// `mac`, and nobody takes that MAC for the gateway's.
 pub fn arp_request(out: &mut Vec<u8>, mac: MacAddr, target: Ipv4Addr) {
+    arp_broadcast(out, mac, Ipv4Addr::UNSPECIFIED, target);
+}
+
+/// An ARP announcement (RFC 5227 section 2.3: a request for one's own address): `ip` is at `mac`.
+pub fn arp_announcement(out: &mut Vec<u8>, mac: MacAddr, ip: Ipv4Addr) {
+    arp_broadcast(out, mac, ip, ip);
+}
+
+fn arp_broadcast(out: &mut Vec<u8>, mac: MacAddr, sender: Ipv4Addr, target: Ipv4Addr) {
     ethernet(out, mac, MacAddr::BROADCAST, ether_type::ARP);
     out.extend_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
     out.extend_from_slice(&mac.0);
-    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&sender.octets());
     out.extend_from_slice(&[0; 6]);
     out.extend_from_slice(&target.octets());
 }
@@ -56,6 +68,12 @@ pub fn neighbour_solicitation(out: &mut Vec<u8>, mac: MacAddr, target: Ipv6Addr)
         out.extend_from_slice(&[1, 1]);
         out.extend_from_slice(&mac.0);
     });
+}
+
+/// An unsolicited neighbour advertisement to all nodes (RFC 4861 section 7.2.6): `ip` is at `mac`, whatever was
+/// known before.
+pub fn neighbour_announcement(out: &mut Vec<u8>, mac: MacAddr, ip: Ipv6Addr) {
+    neighbour_advertisement(out, (mac, ALL_NODES), ip, Ipv6Addr::UNSPECIFIED, false, true);
 }
 
 /// A neighbour advertisement: `target` is at `mac`. `dst` is the asker's address (all nodes, and then not

@@ -7,10 +7,10 @@
 
 use super::context::{Context, Current};
 use super::icmp::{self, Error};
-use super::resolve;
 use super::tables::Target;
 use super::trace::{Recorder, Step};
 use super::verdict::{DropReason, Egress, Verdict};
+use super::{decap, node, resolve};
 use packet::{Headers, MacAddr, Net, checksum};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -30,7 +30,13 @@ pub fn route<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Ver
         if !(is_routable(src) || is_link_local(src)) || cx.network.is_gateway_ip(src) {
             return Verdict::Drop(DropReason::Martian);
         }
-        return icmp::to_gateway(cx, cur);
+        // What is link-local stays the switch's: the node's own routes point there.
+        return match cx.network.node {
+            Some(node) if !is_link_local(dst) && cx.network.node_ips.contains(&dst) => {
+                node::deliver(cx, cur, node, dst)
+            }
+            _ => icmp::to_gateway(cx, cur),
+        };
     }
     if !is_routable(src) || !is_routable(dst) {
         return Verdict::Drop(DropReason::Martian);
@@ -56,9 +62,14 @@ pub fn route<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Ver
         }
         Target::NextHop(hop) => resolve::deliver(cx, cur, hop),
         Target::Peer(id) => match cx.tables.peer(id) {
+            // The tunnel would carry itself, and a kernel at its end would open what a pod has forged.
+            Some(peer) if dst == peer.remote && decap::is_nested(cx.tables, cur.bytes, &headers) => {
+                Verdict::Drop(DropReason::Nested)
+            }
             Some(peer) => resolve::finish(cx, cur, Egress::Peer(id), peer.router_mac),
             None => Verdict::Drop(DropReason::EgressGone),
         },
+        Target::Node => node::forward(cx, cur),
         Target::Blackhole => Verdict::Drop(DropReason::Blackhole),
         Target::Unreachable => {
             icmp::error(cx, cur, Error::Prohibited);
@@ -68,7 +79,7 @@ pub fn route<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Ver
 }
 
 /// May this address be the source or destination of a forwarded packet?
-fn is_routable(ip: IpAddr) -> bool {
+pub fn is_routable(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !(matches!(ip.octets()[0], 0 | 127 | 224..) || ip.is_link_local()),
         IpAddr::V6(ip) => {
@@ -113,11 +124,17 @@ pub fn set_ttl(frame: &mut [u8], ttl: u8) {
     frame[at + 2..at + 4].copy_from_slice(&checksum::update(field, old, new).to_be_bytes());
 }
 
+/// New MACs.
+#[inline]
+pub fn readdress(cur: &mut Current<'_>, dst: MacAddr, src: MacAddr) {
+    cur.bytes[..6].copy_from_slice(&dst.0);
+    cur.bytes[6..12].copy_from_slice(&src.0);
+}
+
 /// New MACs, one hop less.
 #[inline]
 pub fn rewrite(cur: &mut Current<'_>, dst: MacAddr, src: MacAddr) {
-    cur.bytes[..6].copy_from_slice(&dst.0);
-    cur.bytes[6..12].copy_from_slice(&src.0);
+    readdress(cur, dst, src);
     match cur.meta.headers.net {
         Net::V4 => {
             let ttl = cur.bytes[Headers::L3 + 8];

@@ -52,6 +52,9 @@ pub enum Guard {
     Declared,
     /// Any source; MACs are learned, up to the port's quota.
     Learning,
+    /// The node's own port ([`Network::node`]): its own MAC, any source address that no pod of this node declares, and
+    /// in ARP and neighbour discovery its declared addresses only.
+    Node,
 }
 
 /// A port, as the data path needs it.
@@ -136,6 +139,8 @@ pub enum Target {
     NextHop(IpAddr),
     /// Through the tunnel to that node's router MAC.
     Peer(PeerId),
+    /// To this node itself, by its own port: addresses of the node, and whatever its kernel is to forward.
+    Node,
     /// Drop silently.
     Blackhole,
     /// Drop and tell the source.
@@ -208,6 +213,15 @@ pub struct Adjacency {
     pub egress: Option<Egress>,
 }
 
+/// The node's own port into a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeAttachment {
+    /// Its number; the port's guard is [`Guard::Node`].
+    pub port: PortId,
+    /// MAC of the node's TAP; a static FDB entry names it too.
+    pub mac: MacAddr,
+}
+
 /// A bridge domain with its gateway.
 #[derive(Clone)]
 pub struct Network {
@@ -219,6 +233,12 @@ pub struct Network {
     pub gateway_mac: MacAddr,
     /// Gateway addresses with the prefix of their subnet.
     pub gateways: Vec<IpNet>,
+    /// The node's own port, if it has one here.
+    pub node: Option<NodeAttachment>,
+    /// The node's addresses on this network. Packets to a gateway address that is among them are the node's, not the
+    /// switch's; the others need a route to [`Target::Node`]. Read for packets to the gateway and for ARP and
+    /// neighbour discovery, never on the way between pods.
+    pub node_ips: Vec<IpAddr>,
     /// Static FDB: MACs of declared ports and entries made by hand.
     pub statics: Map<MacAddr, Egress>,
     /// Static neighbours.

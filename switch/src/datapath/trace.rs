@@ -4,7 +4,7 @@
 //! nothing; `swctl trace` runs the same function with a [`Recording`] on a copy of the state. Steps are
 //! values, not text: the control thread, which knows the names, writes the sentences.
 
-use super::tables::Target;
+use super::tables::{Guard, Target};
 use super::verdict::{Egress, NetId, Verdict};
 use packet::MacAddr;
 use std::net::IpAddr;
@@ -19,10 +19,10 @@ pub enum Step {
         /// Its network here.
         network: NetId,
     },
-    /// `guard`: the source is the port's own, or the port learns.
+    /// `guard`: the port may send from this source.
     Guard {
-        /// True for a learning port.
-        learning: bool,
+        /// By which rules.
+        guard: Guard,
     },
     /// `learn`: the source MAC was entered or moved.
     Learned {
@@ -59,6 +59,11 @@ pub enum Step {
         length: u8,
         /// What the route says.
         target: Target,
+    },
+    /// `node`: a gateway address that is the node's own.
+    NodeAddress {
+        /// The address.
+        ip: IpAddr,
     },
     /// `neighbour`: the MAC of the next hop is known.
     Neighbour {

@@ -76,6 +76,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     NoPort = "no-port", "rx", "The frame came from a port that the tables in force do not know (yet).";
     BadVnet = "bad-vnet", "rx", "The virtio-net header contradicts itself or the frame.";
+    RxLimit = "rx-limit", "rx", "The port sends more than its egress limit, and its queue is full.";
     Malformed = "malformed", "parse", "A header is truncated or contradicts itself.";
     TunnelTruncated = "tunnel-truncated", "decap", "A tunnel datagram is shorter than its headers.";
     TunnelBadFlags = "tunnel-bad-flags", "decap", "The VXLAN header has no VNI, or flags that change what the payload is.";
@@ -86,7 +87,7 @@ drop_reasons! {
     TunnelControl = "tunnel-control", "decap", "A Geneve control packet, which is never forwarded.";
     UnknownPeer = "unknown-peer", "decap", "The outer source address is no listed peer.";
     UnknownVni = "unknown-vni", "decap", "The VNI names no network of this node.";
-    Nested = "nested", "decap", "A tunnel packet inside a tunnel packet, addressed to a node.";
+    Nested = "nested", "decap", "A tunnel packet for a node, inside a tunnel packet or from a pod by way of this node.";
     EcnCongestion = "ecn-congestion", "decap", "The outer header says congestion, the inner packet cannot carry that (RFC 6040).";
     PeerSource = "peer-source", "decap", "The inner source address does not belong to the sending peer's pod CIDRs.";
     ControlFrame = "control-frame", "guard", "Sent to 01:80:c2:00:00:0x, which a bridge must not forward.";
@@ -116,6 +117,7 @@ drop_reasons! {
     NoBuffer = "no-buffer", "egress", "No reply buffer was free in this batch.";
     EgressGone = "egress-gone", "tx", "The port or peer disappeared between decision and sending.";
     TxFull = "tx-full", "tx", "The port's or socket's queue was full.";
+    TxLimit = "tx-limit", "tx", "The port is sent more than its ingress limit, and its queue is full.";
     TxDown = "tx-down", "tx", "The port's interface is down.";
     TxOversize = "tx-oversize", "tx", "The underlay refused the size: its MTU is smaller than configured.";
     TxOffload = "tx-offload", "tx", "An offload frame that cannot be cut for an egress that needs it cut.";

@@ -3,6 +3,7 @@
 //! One ordered, bounded channel, read between batches: a port exists before a table names it, and is gone from
 //! the tables before its descriptor is closed.
 
+use super::shaper::{Limits, Shapers};
 use crate::datapath::{Datapath, Egress, NetId, PortId, Tables};
 use std::sync::Arc;
 use tunnel::offload::Caps;
@@ -22,6 +23,11 @@ pub enum Command<P> {
     },
     /// Close this port. Sent after tables that no longer name it.
     RemovePort(PortId),
+    /// How fast this port may receive and send, in place of what was said before. A port begins without limits, and
+    /// what is said about a port that does not exist is forgotten: send it after every `AddPort`.
+    Limit(PortId, Limits),
+    /// Tell the network where this port's addresses are. Sent after the first tables that name it.
+    Announce(PortId),
     /// A port or peer left the tables: forget what was learned behind it.
     Forget(Egress),
     /// A network left the tables.
@@ -42,4 +48,6 @@ pub struct Inspection<'a> {
     pub now_ms: u64,
     /// Ports whose device has failed for good since they were added; the control thread reopens them.
     pub dead_ports: &'a [PortId],
+    /// Limits in force and how they fare.
+    pub shapers: &'a Shapers,
 }

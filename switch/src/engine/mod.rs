@@ -6,14 +6,18 @@
 //! a virtual clock (tests). Time is an argument everywhere.
 //!
 //! Rules: a source is drained until it says `WouldBlock` or the batch is full; a full egress is counted and
-//! dropped, never waited for, never retried; nothing here blocks.
+//! dropped, never waited for, never retried; nothing here blocks. Only frames beyond a port's limit wait, in a
+//! bounded queue of their own ([`shaper`]).
 
 mod command;
+mod limit;
 mod receive;
+pub mod shaper;
 mod transmit;
 
 pub use command::{Command, Inspection};
 pub use receive::Filled;
+pub use shaper::{Limits, PortLimits, Rate, ShaperStats, Shapers};
 
 use crate::datapath::{Batch, Config, Datapath, Egress, Off, PortId, Postbox, Tables};
 use crate::io::PortIo;
@@ -50,6 +54,9 @@ pub struct Engine<P, R, T> {
     merger: Merger,
     sender: Sender,
     dead: Vec<PortId>,
+    shapers: Shapers,
+    /// The batch may hold frames from ports whose sending is limited.
+    limited: bool,
 }
 
 /// What a command asks of the loop that runs the engine.
@@ -80,6 +87,8 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
             merger: Merger::new(),
             sender: Sender::new(),
             dead: Vec::new(),
+            shapers: Shapers::default(),
+            limited: false,
         }
     }
 
@@ -93,16 +102,23 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                     self.ports.resize_with(at + 1, || None);
                 }
                 self.dead.retain(|dead| *dead != id);
+                self.unlimit(id, now_ms);
                 self.ports[at] = Some(Slot { io: port, caps, dead: false });
                 return Effect::Watch(id);
             }
             Command::RemovePort(id) => {
                 self.dead.retain(|dead| *dead != id);
+                self.unlimit(id, now_ms);
                 if let Some(slot) = self.ports.get_mut(id.0 as usize).and_then(Option::take) {
                     return Effect::Closed(id, slot.io);
                 }
             }
+            Command::Limit(id, limits) => self.limit(id, limits, now_ms),
+            Command::Announce(id) => self.announce(id, now_ms),
             Command::Forget(gone) => {
+                if let Egress::Port(id) = gone {
+                    self.discard(id, now_ms);
+                }
                 self.datapath.forget(gone, now_ms);
                 if let Egress::Peer(peer) = gone {
                     self.tx.forget(peer.0);
@@ -114,10 +130,22 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 tables: &self.tables,
                 now_ms,
                 dead_ports: &self.dead,
+                shapers: &self.shapers,
             }),
             Command::Stop => return Effect::Stop,
         }
         Effect::None
+    }
+
+    fn announce(&mut self, id: PortId, now_ms: u64) {
+        // A postbox without room has some once it is sent.
+        for _ in 0..2 {
+            let all = self.datapath.announce(&self.tables, id, now_ms, &mut self.out);
+            self.transmit(now_ms);
+            if all {
+                return;
+            }
+        }
     }
 
     /// Generation of the tables in force.
@@ -161,11 +189,16 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
 
     /// Processes what was read and sends what was posted.
     pub fn flush(&mut self, now_ms: u64) {
-        if self.batch.frames.is_empty() {
-            return;
+        if self.limited {
+            self.shape_batch(now_ms);
         }
+        self.forward(now_ms);
+    }
+
+    /// The same, for frames that may pass.
+    fn forward(&mut self, now_ms: u64) {
         self.datapath.process(&self.tables, now_ms, &mut self.batch, &mut self.out, &mut Off);
-        self.transmit();
+        self.transmit(now_ms);
         self.batch.clear();
         self.batch_bytes = 0;
     }
@@ -173,12 +206,16 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
     /// When [`Engine::handle_timeout`] has something to do next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.datapath.poll_timeout()
+        match (self.datapath.poll_timeout(), self.shapers.next_ms()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
-    /// Retries, ageing. The batch must be empty.
+    /// Retries, ageing, frames that waited for a limit. The batch must be empty.
     pub fn handle_timeout(&mut self, now_ms: u64) {
         self.datapath.handle_timeout(&self.tables, now_ms, &mut self.out);
-        self.transmit();
+        self.transmit(now_ms);
+        self.release_due(now_ms);
     }
 }

@@ -1,4 +1,8 @@
 //! Filling a batch from a port or a tunnel socket.
+//!
+//! Only `WouldBlock` means that a source is empty. A call that failed for another reason costs one of the budget
+//! and leaves the source in the ready ring: readiness is announced by edges, and the frames behind the failure
+//! have had theirs. Failures without end would keep the worker busy, which is seen; a source left alone is not.
 
 use super::{BATCH_BYTES, BATCH_FRAMES, Engine};
 use crate::datapath::{DropReason, Egress, Frame, HEADROOM, Ingress, PortId};
@@ -18,9 +22,6 @@ pub enum Filled {
     Gone,
 }
 
-/// Consecutive transient failures after which a source is left alone until it announces itself.
-const MAX_FAILURES: u32 = 8;
-
 impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
     /// Can the batch take nothing more?
     #[must_use]
@@ -33,7 +34,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
         let Some(slot) = self.ports.get_mut(id.0 as usize).and_then(Option::as_mut) else {
             return Filled::Gone;
         };
-        let mut failures = 0;
+        self.limited |= self.shapers.limits_egress(id);
         for _ in 0..budget {
             if self.batch_bytes >= BATCH_BYTES || self.batch.frames.len() >= BATCH_FRAMES {
                 return Filled::More;
@@ -51,10 +52,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                         return Filled::Gone;
                     }
                     IoFault::Transient => {
-                        failures += 1;
-                        if failures == MAX_FAILURES {
-                            return Filled::Drained;
-                        }
+                        self.datapath.counters.of(Egress::Port(id)).read_errors += 1;
                         continue;
                     }
                 },
@@ -76,8 +74,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 }
                 Err(_) => {
                     let counters = self.datapath.counters.of(Egress::Port(id));
-                    counters.received += 1;
-                    counters.received_bytes += len as u64;
+                    counters.receive(len as u64, 1);
                     counters.drops[DropReason::BadVnet as usize] += 1;
                 }
             }
@@ -88,7 +85,6 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
     /// Receives up to `budget` times from a tunnel socket into the batch; each receive may bring many datagrams.
     pub fn fill_from_underlay(&mut self, socket: usize, budget: usize) -> Filled {
         let Some(rx) = self.rx.get_mut(socket) else { return Filled::Gone };
-        let mut failures = 0;
         for _ in 0..budget {
             if self.batch_bytes >= BATCH_BYTES || self.batch.frames.len() >= BATCH_FRAMES {
                 return Filled::More;
@@ -99,10 +95,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Filled::Drained,
                 // Pending ICMP errors of earlier sends surface here one by one.
                 Err(_) => {
-                    failures += 1;
-                    if failures == MAX_FAILURES {
-                        return Filled::Drained;
-                    }
+                    self.datapath.counters.node.read_errors += 1;
                     continue;
                 }
             };
@@ -128,5 +121,102 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
             }
         }
         Filled::More
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::Config;
+    use crate::engine::Command;
+    use crate::io::{MemoryTap, PodEnd};
+    use std::collections::VecDeque;
+    use std::io::IoSlice;
+    use tunnel::Encap;
+    use tunnel::offload::Caps;
+    use tunnel::underlay::Datagram;
+    use tunnel::underlay::memory::{MemoryRx, MemoryTx, MemoryWire, Packet};
+
+    /// Fails as told before it does what it wraps.
+    struct Flaky<T> {
+        inner: T,
+        failures: VecDeque<i32>,
+    }
+
+    impl<T> Flaky<T> {
+        fn fail(&mut self) -> io::Result<()> {
+            self.failures.pop_front().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        }
+    }
+
+    impl PortIo for Flaky<MemoryTap> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.fail()?;
+            self.inner.read(buf)
+        }
+
+        fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.inner.write(parts)
+        }
+    }
+
+    impl UnderlayRx for Flaky<MemoryRx> {
+        fn recv(&mut self, buf: &mut [u8]) -> io::Result<Datagram> {
+            self.fail()?;
+            self.inner.recv(buf)
+        }
+    }
+
+    type Twin = Engine<Flaky<MemoryTap>, Flaky<MemoryRx>, MemoryTx>;
+
+    const PORT: PortId = PortId(0);
+    const BUDGET: usize = 64;
+
+    /// A port and a tunnel socket with three frames each, behind this many failures.
+    fn twin(failures: usize) -> (Twin, PodEnd) {
+        let errors = [libc::EINTR, libc::ENOMEM, libc::EIO, libc::ECONNREFUSED];
+        let failures: VecDeque<i32> = errors.into_iter().cycle().take(failures).collect();
+        let local = "192.168.77.1:4789".parse().unwrap();
+        let wire = MemoryWire::new();
+        let rx = Flaky { inner: wire.rx(local, Encap::Vxlan), failures: failures.clone() };
+        let mut engine = Engine::new(Config::default(), vec![rx], wire.tx(local));
+        let (tap, pod) = MemoryTap::pair();
+        let port = Flaky { inner: tap, failures };
+        engine.apply(Command::AddPort { id: PORT, port, caps: Caps::ALL }, 0);
+        for n in 0..3 {
+            pod.send_frame(&[n; 60]).unwrap();
+            let src = "192.168.77.2:50000".parse().unwrap();
+            wire.inject(Packet { src, dst: local, tos: 0, bytes: vec![n; 60], segment: 60 });
+        }
+        (engine, pod)
+    }
+
+    #[test]
+    fn failures_never_leave_a_source_that_has_something() {
+        for failures in [0, 1, 7, 8, 9, BUDGET - 1, BUDGET, 5 * BUDGET + 3] {
+            for port in [true, false] {
+                let (mut engine, _pod) = twin(failures);
+                let mut visits = 0;
+                // As the worker does: a source is visited again for as long as it is in the ring.
+                loop {
+                    visits += 1;
+                    let filled = if port {
+                        engine.fill_from_port(PORT, BUDGET)
+                    } else {
+                        engine.fill_from_underlay(0, BUDGET)
+                    };
+                    match filled {
+                        Filled::More => assert!(visits <= failures / BUDGET + 1, "visited without end"),
+                        Filled::Drained => break,
+                        Filled::Gone => panic!("transient failures are not final"),
+                    }
+                }
+                assert_eq!(engine.batch.frames.len(), 3, "{failures} failures, port: {port}");
+                let counters = &engine.datapath().counters;
+                assert_eq!(counters.total().read_errors, failures as u64);
+                let of_port = counters.get(Egress::Port(PORT)).map_or(0, |c| c.read_errors);
+                assert_eq!(of_port, if port { failures as u64 } else { 0 });
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Every posted copy ends in exactly one counter: sent, or a drop of stage `tx`.
 
-use super::{Engine, Slot};
+use super::shaper::Direction;
+use super::{Engine, Slot, limit};
 use crate::datapath::{
     Batch, CounterTable, DropReason, Egress, FrameRef, PeerId, PortId, Postbox, Posted, Tables,
 };
@@ -10,12 +11,16 @@ use crate::io::{IoFault, PortIo};
 use packet::{Headers, VnetHdr, Vni};
 use std::io;
 use std::net::SocketAddr;
-use tunnel::offload::{GroFrame, Merger, Output};
+use tunnel::offload::{GroFrame, Merger, Output, segments};
 use tunnel::underlay::{PeerAddr, UnderlayRx, UnderlayTx};
 use tunnel::{Sender, TxDrop, TxFrame};
 
 /// Finds a posted frame's bytes and description.
-fn resolve<'a>(batch: &'a Batch, out: &'a Postbox, posted: &Posted) -> (&'a [u8], Headers, VnetHdr, u32) {
+pub(super) fn resolve<'a>(
+    batch: &'a Batch,
+    out: &'a Postbox,
+    posted: &Posted,
+) -> (&'a [u8], Headers, VnetHdr, u32) {
     match posted.frame {
         FrameRef::Received(number) => {
             let frame = &batch.frames[usize::from(number)];
@@ -30,21 +35,30 @@ fn resolve<'a>(batch: &'a Batch, out: &'a Postbox, posted: &Posted) -> (&'a [u8]
 
 impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
     /// Sends and forgets everything posted.
-    pub(super) fn transmit(&mut self) {
-        for &egress in self.out.touched() {
-            let list = self.out.list(egress);
+    pub(super) fn transmit(&mut self, now_ms: u64) {
+        let (batch, out) = (&self.batch, &self.out);
+        for &egress in out.touched() {
+            let list = out.list(egress);
             match egress {
                 Egress::Port(id) => match self.ports.get_mut(id.0 as usize).and_then(Option::as_mut) {
                     Some(slot) => {
+                        let mut count = list.len();
+                        if let Some(shaper) = self.shapers.get_mut(id, Direction::ToPod) {
+                            let counters = &mut self.datapath.counters;
+                            count = limit::admit(shaper, counters, (batch, out), id, list, now_ms);
+                            self.shapers.schedule(id, Direction::ToPod);
+                        }
                         let mut to = ToPort {
                             id,
-                            batch: &self.batch,
-                            out: &self.out,
                             tables: &self.tables,
                             counters: &mut self.datapath.counters,
                             merger: &mut self.merger,
                         };
-                        if !to.send(slot, list) && !std::mem::replace(&mut slot.dead, true) {
+                        let frame = |i: usize| {
+                            let (bytes, headers, vnet, _) = resolve(batch, out, &list[i]);
+                            GroFrame { bytes, headers, vnet }
+                        };
+                        if !to.send(slot, count, frame) && !std::mem::replace(&mut slot.dead, true) {
                             self.dead.push(id);
                         }
                     }
@@ -56,8 +70,8 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 Egress::Peer(id) => {
                     let mut to = ToPeer {
                         id,
-                        batch: &self.batch,
-                        out: &self.out,
+                        batch,
+                        out,
                         tables: &self.tables,
                         counters: &mut self.datapath.counters,
                         sender: &mut self.sender,
@@ -70,46 +84,44 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
     }
 }
 
-struct ToPort<'a> {
-    id: PortId,
-    batch: &'a Batch,
-    out: &'a Postbox,
-    tables: &'a Tables,
-    counters: &'a mut CounterTable,
-    merger: &'a mut Merger,
+pub(super) struct ToPort<'a> {
+    pub id: PortId,
+    pub tables: &'a Tables,
+    pub counters: &'a mut CounterTable,
+    pub merger: &'a mut Merger,
 }
 
 impl ToPort<'_> {
-    /// False when the device turned out to be gone.
-    fn send<P: PortIo>(&mut self, slot: &mut Slot<P>, list: &[Posted]) -> bool {
-        let (batch, out) = (self.batch, self.out);
-        let frame = |i: usize| {
-            let (bytes, headers, vnet, _) = resolve(batch, out, &list[i]);
-            GroFrame { bytes, headers, vnet }
-        };
+    /// Sends the frames `0..count`. False when the device turned out to be gone.
+    pub(super) fn send<'f, P: PortIo>(
+        &mut self,
+        slot: &mut Slot<P>,
+        count: usize,
+        frame: impl Fn(usize) -> GroFrame<'f>,
+    ) -> bool {
         // A port that is not in the tables any more has no MTU; its frames are on their way out all the same.
         let mtu = self.tables.port(self.id).map_or(usize::MAX, |port| port.mtu as usize);
         let counters = self.counters.of(Egress::Port(self.id));
         let mut alive = true;
         // The first failure among the pieces of one frame.
         let mut failed = None;
-        self.merger.run(list.len(), frame, slot.caps, mtu, |output| match output {
+        self.merger.run(count, &frame, slot.caps, mtu, |output| match output {
             Output::Write { parts, members, last } => {
-                if failed.is_none() {
-                    match slot.io.write(parts) {
-                        Ok(_) => counters.sent_units += 1,
-                        Err(e) => {
-                            failed = Some(reason(&e));
-                            alive &= IoFault::of(&e) != IoFault::PortGone;
-                        }
-                    }
+                if failed.is_none()
+                    && let Err(e) = slot.io.write(parts)
+                {
+                    failed = Some(reason(&e));
+                    alive &= IoFault::of(&e) != IoFault::PortGone;
                 }
                 if last {
                     match failed.take() {
                         None => {
                             counters.sent += members.len() as u64;
-                            counters.sent_bytes +=
-                                members.iter().map(|&m| frame(m as usize).bytes.len() as u64).sum::<u64>();
+                            for &member in members {
+                                let frame = frame(member as usize);
+                                counters.sent_bytes += frame.bytes.len() as u64;
+                                counters.sent_segments += segments(&frame.headers, &frame.vnet) as u64;
+                            }
                         }
                         Some(reason) => counters.send_drop(reason, members.len() as u64),
                     }
@@ -161,7 +173,7 @@ impl ToPeer<'_> {
         });
         let report = self.sender.send(tx, &to, peer.mtu as usize, frames);
         counters.sent += report.frames;
-        counters.sent_units += report.segments;
+        counters.sent_segments += report.segments;
         let mut bytes = 0;
         for (posted, outcome) in list.iter().zip(self.sender.outcomes()) {
             match outcome {

@@ -12,13 +12,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
+use ipnet::IpNet;
 use tunnel::underlay::UdpRx;
 
 use super::link::{GSO_MAX_SIZE, LinkChange, underlay_mtu};
 use super::netlink::{Netlink, NetlinkError};
 use super::netns::{NetnsError, NetnsId, run_in};
+use super::node;
 use super::opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
-use super::sysctl::quiet_ipv6;
+use super::sysctl::{quiet_ipv6, routes_for_the_node};
 use super::tap::{Tap, TapFlags, features};
 
 /// What `ip link` shows as the alias of our interfaces.
@@ -33,13 +35,35 @@ const QUEUE_PLAIN: u32 = 4000;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostOpener;
 
+/// The first thing that was given to a pod and is not there any more. What it has beyond is its own business, and so
+/// is another default route.
+fn pod_lacks(netlink: &mut Netlink, index: u32, spec: &PortSpec) -> Result<Option<PortHealth>, NetlinkError> {
+    let present = netlink.addresses()?;
+    let has = |ip: IpAddr| present.iter().any(|a| a.index == index && a.net.addr() == ip);
+    if let Some(addr) = spec.addresses.iter().map(|a| a.addr()).find(|ip| !has(*ip)) {
+        return Ok(Some(PortHealth::PodAddressMissing { addr }));
+    }
+    for &gateway in spec.gateways.iter().filter(|_| spec.default_route) {
+        if netlink.default_routes(gateway)?.is_empty() {
+            return Ok(Some(PortHealth::PodRouteMissing { gateway }));
+        }
+    }
+    Ok(None)
+}
+
 impl Opener for HostOpener {
     fn open_port(&mut self, spec: &PortSpec) -> Result<OpenedPort, OpenError> {
         spec.validate()?;
         let netns = spec.netns.open()?;
         let netns_id = NetnsId::of(netns.as_fd()).map_err(|e| spec.netns.blame(e))?;
-        if spec.default_route && NetnsId::current().is_ok_and(|own| own == netns_id) {
+        let own = NetnsId::current().is_ok_and(|own| own == netns_id);
+        if spec.default_route && own {
             return Err(OpenError::OwnNamespace(spec.netns.clone()));
+        }
+        if spec.node.is_some() && !own {
+            let text =
+                format!("namespace {} is not the switch's own, so the node has no device there", spec.netns);
+            return Err(OpenError::Invalid(text));
         }
         run_in(netns.as_fd(), || build(spec, netns_id)).map_err(|e| spec.netns.blame(e))?
     }
@@ -74,8 +98,21 @@ impl Opener for HostOpener {
         if NetnsId::of(netns.as_fd()).map_err(|e| spec.netns.blame(e))? != place.netns_id {
             return Ok(PortHealth::NetnsReplaced);
         }
-        let work = || Netlink::open()?.link(&spec.ifname);
-        let link =
+        let work = || -> Result<_, NetlinkError> {
+            let mut netlink = Netlink::open()?;
+            let link = netlink.link(&spec.ifname)?;
+            let lacks = match (&link, &spec.node) {
+                (Some(l), Some(wanted)) if l.index == place.ifindex && l.up => {
+                    node::lacks(&mut netlink, l.index, &spec.addresses, wanted)?
+                }
+                (Some(l), None) if l.index == place.ifindex && l.up => {
+                    pod_lacks(&mut netlink, l.index, spec)?
+                }
+                _ => None,
+            };
+            Ok((link, lacks))
+        };
+        let (link, lacks) =
             run_in(netns.as_fd(), work).map_err(|e| spec.netns.blame(e))?.map_err(|e| refused(spec, e))?;
         Ok(match link {
             None => PortHealth::IfaceGone,
@@ -84,9 +121,26 @@ impl Opener for HostOpener {
             Some(l) if l.mtu != spec.mtu => PortHealth::MtuChanged { found: l.mtu },
             Some(l) => match l.mac {
                 Some(found) if found != spec.mac => PortHealth::MacChanged { found },
-                _ => PortHealth::Healthy,
+                _ => lacks.unwrap_or(PortHealth::Healthy),
             },
         })
+    }
+
+    fn restore_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<(), OpenError> {
+        spec.validate()?;
+        let netns = spec.netns.open()?;
+        let there = NetnsId::of(netns.as_fd()).map_err(|e| spec.netns.blame(e))? == place.netns_id;
+        let work = || -> Result<(), NetlinkError> {
+            let mut netlink = Netlink::open()?;
+            match netlink.link(&spec.ifname)? {
+                Some(link) if there && link.index == place.ifindex && is_ours(&link) => match &spec.node {
+                    Some(wanted) => node::ensure(&mut netlink, link.index, &spec.addresses, wanted),
+                    None => give_addresses(&mut netlink, link.index, spec, true),
+                },
+                _ => Err(NetlinkError::unexpected("restoring addresses", "the device is not there any more")),
+            }
+        };
+        run_in(netns.as_fd(), work).map_err(|e| spec.netns.blame(e))?.map_err(|e| refused(spec, e))
     }
 
     fn bind_underlay(&mut self, addr: IpAddr, port: u16) -> Result<OwnedFd, OpenError> {
@@ -196,16 +250,34 @@ fn configure(netlink: &mut Netlink, index: u32, spec: &PortSpec) -> Result<(), N
     {
         return Err(e);
     }
+    if spec.node.is_some() {
+        routes_for_the_node(&spec.ifname);
+    }
     netlink.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
-    for net in &spec.addresses {
+    if let Some(wanted) = &spec.node {
+        return node::ensure(netlink, index, &spec.addresses, wanted);
+    }
+    give_addresses(netlink, index, spec, false)
+}
+
+/// Gives a pod's interface the addresses and default routes that it lacks. A default route that is there already is
+/// a refusal, unless they are given `again`.
+fn give_addresses(
+    netlink: &mut Netlink,
+    index: u32,
+    spec: &PortSpec,
+    again: bool,
+) -> Result<(), NetlinkError> {
+    let present = netlink.addresses()?;
+    let has = |net: &&IpNet| present.iter().any(|a| a.index == index && a.net == **net);
+    for net in spec.addresses.iter().filter(|net| !has(net)) {
         netlink.add_address(index, *net)?;
     }
-    if spec.default_route {
-        for gateway in &spec.gateways {
-            // A gateway of a family the pod does not speak leads nowhere.
-            if spec.addresses.iter().any(|a| a.addr().is_ipv4() == gateway.is_ipv4()) {
-                netlink.add_default_route(index, *gateway, &spec.addresses)?;
-            }
+    for gateway in spec.gateways.iter().filter(|_| spec.default_route) {
+        // A gateway of a family the pod does not speak leads nowhere.
+        let speaks = spec.addresses.iter().any(|a| a.addr().is_ipv4() == gateway.is_ipv4());
+        if speaks && (!again || netlink.default_routes(*gateway)?.is_empty()) {
+            netlink.add_default_route(index, *gateway, &spec.addresses)?;
         }
     }
     Ok(())

@@ -1,12 +1,7 @@
-//! The host side against the running kernel, in namespaces of its own.
-//!
-//! A thread of the test runner cannot enter a user namespace, so each test here runs this very binary
-//! again, for itself alone, below `unshare` (util-linux): as root of a private user, network and mount
-//! namespace. Where that or `/dev/net/tun` is missing the tests say so loudly and pass, unless `CI=true`.
+//! The host side against the running kernel, in namespaces of its own (see [`super::testing`]).
 
 use std::io::IoSlice;
 use std::net::IpAddr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use packet::{MacAddr, VNET_HDR_LEN, build};
@@ -17,55 +12,14 @@ use super::link::{GSO_MAX_SIZE, LinkChange, underlay_mtu};
 use super::netlink::Netlink;
 use super::netns::{NetnsId, NetnsRef};
 use super::opener::{OpenError, Opener, PortHealth, PortSpec};
-use super::tap::{Offloads, Tap, TapFlags, features};
+use super::tap::{Offloads, Tap, TapFlags};
+use super::testing::{self, contains, sh};
 use super::{IoFault, PortIo, READ_BUF_LEN};
 
-const INSIDE: &str = "SWD_TEST_INSIDE";
 const POD_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x42]);
 
-/// Runs `body` in fresh namespaces, in another process. `name` is the test's own function name.
 fn isolated(name: &str, body: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        sh("mount -t tmpfs none /run");
-        sh("ip link set lo up");
-        return body();
-    }
-    let probe = Command::new("unshare").args(["-Urnm", "--", "true"]).output();
-    let missing = match (probe, features()) {
-        (Ok(o), Ok(_)) if o.status.success() => None,
-        (Ok(o), Ok(_)) => Some(format!("no user namespaces: {}", String::from_utf8_lossy(&o.stderr))),
-        (Err(e), _) => Some(format!("no `unshare`: {e}")),
-        (_, Err(e)) => Some(format!("/dev/net/tun: {e}")),
-    };
-    if let Some(missing) = missing {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name}: {missing}");
-        eprintln!("SKIPPED {name}: {missing}");
-        return;
-    }
-    let module = module_path!().split_once("::").map_or("", |(_, m)| m);
-    let output = Command::new("timeout")
-        .args(["60", "unshare", "-Urnm", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("{module}::{name}"), "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{name}:\n{text}\n{errors}");
-}
-
-fn sh(line: &str) -> String {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn contains(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no {part} in {text}");
-    }
+    testing::isolated(module_path!(), name, &[], body);
 }
 
 fn spec() -> PortSpec {
@@ -80,6 +34,7 @@ fn spec() -> PortSpec {
         offload: true,
         persist: false,
         owner: None,
+        node: None,
     }
 }
 

@@ -29,7 +29,7 @@ pub const GSO_MAX_SIZE: u32 = 62_000;
 /// `IFLA_GSO_IPV4_MAX_SIZE`, Linux 6.3; older kernels ignore it.
 const IFLA_GSO_IPV4_MAX_SIZE: Ifla = Ifla::UnrecognizedConst(63);
 /// `RTNH_F_ONLINK`: the gateway is on this link whatever the addresses say.
-const RTNH_F_ONLINK: u32 = 4;
+pub(super) const RTNH_F_ONLINK: u32 = 4;
 
 /// A network interface as the kernel reports it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -163,10 +163,24 @@ impl Netlink {
     /// # Errors
     /// See [`NetlinkError`]; an address that is there already is none.
     pub fn add_address(&mut self, index: u32, net: IpNet) -> Result<(), NetlinkError> {
+        let flags = if net.addr().is_ipv6() { IfaF::NODAD.bits().into() } else { 0 };
+        self.new_address(index, net, flags)
+    }
+
+    /// Adds a single address of the node itself: usable at once, and without a route to its prefix.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`]; an address that is there already is none.
+    pub fn add_host_address(&mut self, index: u32, ip: IpAddr) -> Result<(), NetlinkError> {
+        self.new_address(index, ip.into(), libc::IFA_F_NODAD | libc::IFA_F_NOPREFIXROUTE)
+    }
+
+    fn new_address(&mut self, index: u32, net: IpNet, flags: u32) -> Result<(), NetlinkError> {
         let what = format!("adding address {net} to interface {index}");
         let mut attrs = vec![
             attr(&what, Ifa::Local, ip_bytes(net.addr()))?,
             attr(&what, Ifa::Address, ip_bytes(net.addr()))?,
+            attr(&what, Ifa::Flags, flags.to_ne_bytes().to_vec())?,
         ];
         if let IpNet::V4(v4) = net
             && v4.prefix_len() < 31
@@ -176,7 +190,6 @@ impl Netlink {
         let body = IfaddrmsgBuilder::default()
             .ifa_family(family(net.addr()))
             .ifa_prefixlen(net.prefix_len())
-            .ifa_flags(if net.addr().is_ipv6() { IfaF::NODAD } else { IfaF::empty() })
             .ifa_scope(RtScope::Universe)
             .ifa_index(index)
             .rtattrs(attrs.into_iter().collect())
@@ -185,6 +198,26 @@ impl Netlink {
         let flags = NlmF::CREATE | NlmF::EXCL;
         match self.ask::<_, Ifaddrmsg>(&what, Rtm::Newaddr, flags, body) {
             Err(e) if e.errno() != Some(libc::EEXIST) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes an address. One that is not there, or whose interface is gone, is no error.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn delete_address(&mut self, index: u32, net: IpNet) -> Result<(), NetlinkError> {
+        let what = format!("deleting address {net} of interface {index}");
+        let body = IfaddrmsgBuilder::default()
+            .ifa_family(family(net.addr()))
+            .ifa_prefixlen(net.prefix_len())
+            .ifa_scope(RtScope::Universe)
+            .ifa_index(index)
+            .rtattrs([attr(&what, Ifa::Local, ip_bytes(net.addr()))?].into_iter().collect())
+            .build()
+            .map_err(|e| NetlinkError::unexpected(&what, e))?;
+        match self.ask::<_, Ifaddrmsg>(&what, Rtm::Deladdr, NlmF::empty(), body) {
+            Err(e) if !matches!(e.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Err(e),
             _ => Ok(()),
         }
     }
@@ -269,7 +302,7 @@ pub fn underlay_mtu(addr: IpAddr) -> Result<Option<u32>, NetlinkError> {
     Ok(links.iter().filter(|l| holders.contains(&l.index)).map(|l| l.mtu).min())
 }
 
-fn attr<T>(what: &str, kind: T, value: Vec<u8>) -> Result<Rtattr<T, Buffer>, NetlinkError>
+pub(super) fn attr<T>(what: &str, kind: T, value: Vec<u8>) -> Result<Rtattr<T, Buffer>, NetlinkError>
 where
     T: neli::Size,
 {
@@ -366,18 +399,18 @@ fn read_default_route(msg: &Rtmsg) -> Option<DefaultRoute> {
     Some(DefaultRoute { index, gateway: find(Rta::Gateway).and_then(|a| read_ip(a.payload().as_ref())) })
 }
 
-fn family(ip: IpAddr) -> RtAddrFamily {
+pub(super) fn family(ip: IpAddr) -> RtAddrFamily {
     if ip.is_ipv4() { RtAddrFamily::Inet } else { RtAddrFamily::Inet6 }
 }
 
-fn ip_bytes(ip: IpAddr) -> Vec<u8> {
+pub(super) fn ip_bytes(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
-fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(|b| Ipv4Addr::from(b).into()),
         16 => <[u8; 16]>::try_from(bytes).ok().map(|b| Ipv6Addr::from(b).into()),
@@ -385,7 +418,7 @@ fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn number(bytes: &[u8]) -> u32 {
+pub(super) fn number(bytes: &[u8]) -> u32 {
     bytes.first_chunk::<4>().map_or(0, |b| u32::from_ne_bytes(*b))
 }
 

@@ -15,18 +15,26 @@ pub mod link;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
+pub mod node;
 pub mod opener;
 pub mod pod;
+pub mod route;
 pub mod sysctl;
 pub mod tap;
 
 #[cfg(test)]
 mod host_tests;
+#[cfg(test)]
+mod node_tests;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use host::HostOpener;
 pub use memory::{MemoryTap, PodEnd};
 pub use netns::{NetnsError, NetnsId, NetnsRef};
+pub use node::NodeLink;
 pub use opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+pub use route::NodeRoute;
 pub use tap::{Offloads, Tap};
 
 /// Smallest buffer that never truncates a read: header 10, Ethernet 14, VLAN tag 4, IP packet 65,535,

@@ -146,6 +146,23 @@ impl Netlink {
         Err(NetlinkError::unexpected(what, "the table kept changing while it was read"))
     }
 
+    /// Asks for the part of a table that `body` describes. Kernels before 4.20 answer with all of it.
+    ///
+    /// # Errors
+    /// As [`Netlink::ask`].
+    pub fn dump_selected<P, A>(&mut self, what: &str, kind: Rtm, body: P) -> Result<Vec<A>, NetlinkError>
+    where
+        P: Size + ToBytes + Debug + Clone,
+        A: FromBytesWithInput<Input = usize>,
+    {
+        let strict = self.socket.enable_strict_checking(true).is_ok();
+        let answers = self.dump(what, kind, body);
+        if strict {
+            self.socket.enable_strict_checking(false).map_err(|e| NetlinkError::socket(what, e))?;
+        }
+        answers
+    }
+
     fn send<P>(&mut self, what: &str, kind: Rtm, flags: NlmF, body: P) -> Result<(), NetlinkError>
     where
         P: Size + ToBytes + Debug,

@@ -136,6 +136,12 @@ impl fmt::Display for NetnsId {
 }
 
 impl NetnsRef {
+    /// The namespace of the thread that opens it.
+    #[must_use]
+    pub fn own() -> Self {
+        Self::Path(PathBuf::from("/proc/thread-self/ns/net"))
+    }
+
     /// The file that stands for the namespace.
     #[must_use]
     pub fn path(&self) -> PathBuf {
@@ -237,14 +243,18 @@ impl NetnsId {
     }
 }
 
-/// Runs `work` inside the namespace `fd`, on a thread made for it and joined before this returns.
+/// Runs `work` inside the namespace `fd`, on a thread made for it and joined before this returns. The namespace
+/// that the caller is in already is not entered again, which would take CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// The kernel's refusal of `setns` or of the thread, or a panic in `work`.
 pub fn run_in<T: Send>(fd: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let inside = move || -> io::Result<T> {
-            move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))?;
+            // A thread begins in the namespace of the one that made it.
+            if NetnsId::of(fd)? != NetnsId::current()? {
+                move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))?;
+            }
             Ok(work())
         };
         let thread = std::thread::Builder::new().name("swd-netns".into()).spawn_scoped(scope, inside)?;
@@ -312,6 +322,8 @@ mod tests {
     fn own_namespace_is_recognised() {
         let own = NetnsRef::Path("/proc/self/ns/net".into());
         assert_eq!(own.id().unwrap(), NetnsId::current().unwrap());
+        assert_eq!(NetnsRef::own().id().unwrap(), NetnsId::current().unwrap());
+        assert_eq!(NetnsRef::own().run(|| 7).unwrap(), 7, "without a capability");
         assert_eq!(NetnsRef::Pid(std::process::id()).id().unwrap(), NetnsId::current().unwrap());
     }
 }

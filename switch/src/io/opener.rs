@@ -16,6 +16,7 @@ use packet::MacAddr;
 
 use super::netlink::NetlinkError;
 use super::netns::{NetnsError, NetnsId, NetnsRef};
+use super::node::NodeLink;
 use super::tap::{Offloads, check_ifname};
 
 /// Most addresses of one port.
@@ -52,6 +53,8 @@ pub struct PortSpec {
     pub persist: bool,
     /// User id that may attach to the interface without privilege.
     pub owner: Option<u32>,
+    /// Present: the node's own device, in the namespace of the switch.
+    pub node: Option<NodeLink>,
 }
 
 /// Where an opened port is, for [`Opener::check_port`] and [`Opener::close_port`].
@@ -112,6 +115,31 @@ pub enum PortHealth {
     MacChanged {
         /// To this.
         found: MacAddr,
+    },
+    /// The pod has lost an address that it was given.
+    PodAddressMissing {
+        /// This one.
+        addr: IpAddr,
+    },
+    /// The pod has no default route of this family any more.
+    PodRouteMissing {
+        /// It led there.
+        gateway: IpAddr,
+    },
+    /// The node's own device has lost an address; [`Opener::restore_port`] mends it.
+    AddressMissing {
+        /// This one.
+        addr: IpAddr,
+    },
+    /// The node's own device has lost the neighbour entry of a next hop; [`Opener::restore_port`] mends it.
+    NextHopMissing {
+        /// This one.
+        addr: IpAddr,
+    },
+    /// The node's own device has lost a route, or it was changed; [`Opener::restore_port`] mends it.
+    RouteMissing {
+        /// To this range.
+        net: IpNet,
     },
 }
 
@@ -216,6 +244,14 @@ pub trait Opener {
     /// When it cannot be looked at.
     fn check_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<PortHealth, OpenError>;
 
+    /// Gives an open port the addresses and routes of `spec` that it lacks, while it runs and without a gap for what
+    /// stays. A pod's other addresses and routes are left alone; from the node's own device, routes of ours that
+    /// `spec` does not have are taken.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; then the node's routes are as before.
+    fn restore_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<(), OpenError>;
+
     /// Binds an underlay socket: UDP, non-blocking, nobody else's.
     ///
     /// # Errors
@@ -253,12 +289,22 @@ impl PortSpec {
         if let Some(bad) = all.into_iter().find(unusable) {
             return invalid(format!("{bad} is not an address of a pod or gateway"));
         }
-        Ok(())
+        self.node.as_ref().map_or(Ok(()), |link| link.validate(self))
+    }
+
+    /// Is the device of one spec also that of the other, so that [`Opener::restore_port`] leads from one to the
+    /// other without closing it?
+    #[must_use]
+    pub fn same_device(&self, other: &Self) -> bool {
+        self.node.is_some() == other.node.is_some()
+            && Self { node: None, ..self.clone() } == Self { node: None, ..other.clone() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::node::MAX_ROUTES;
+    use super::super::route::NodeRoute;
     use super::*;
 
     fn spec() -> PortSpec {
@@ -273,6 +319,38 @@ mod tests {
             offload: true,
             persist: false,
             owner: None,
+            node: None,
+        }
+    }
+
+    #[test]
+    fn specs_of_the_node_are_checked() {
+        let [via, source]: [IpAddr; 2] = ["169.254.1.1", "10.1.1.1"].map(|a| a.parse().unwrap());
+        let route = NodeRoute { net: "10.1.1.0/24".parse().unwrap(), via, source };
+        let link = |route: NodeRoute| NodeLink {
+            next_hops: vec![(via, MacAddr([2, 0, 0, 0, 0, 9]))],
+            routes: vec![route],
+        };
+        let node = |link: NodeLink| PortSpec {
+            addresses: vec!["10.1.1.1/24".parse().unwrap()],
+            default_route: false,
+            node: Some(link),
+            ..spec()
+        };
+        let good = node(link(route));
+        assert!(good.validate().is_ok());
+        assert!(good.same_device(&node(NodeLink::default())) && !good.same_device(&spec()));
+        assert!(!good.same_device(&PortSpec { mtu: 1400, ..good.clone() }));
+        for bad in [
+            PortSpec { default_route: true, ..good.clone() },
+            node(link(NodeRoute { net: "0.0.0.0/0".parse().unwrap(), ..route })),
+            node(link(NodeRoute { net: "10.1.1.1/24".parse().unwrap(), ..route })),
+            node(link(NodeRoute { net: "fd00::/64".parse().unwrap(), ..route })),
+            node(link(NodeRoute { via: "169.254.1.2".parse().unwrap(), ..route })),
+            node(link(NodeRoute { source: "10.1.1.2".parse().unwrap(), ..route })),
+            node(NodeLink { routes: vec![route; MAX_ROUTES + 1], ..link(route) }),
+        ] {
+            assert!(matches!(bad.validate(), Err(OpenError::Invalid(_))), "{bad:?}");
         }
     }
 

@@ -13,6 +13,7 @@ mod control;
 mod errors;
 mod flood;
 mod learning;
+mod limit;
 mod loss;
 mod offload;
 mod reach;

@@ -160,6 +160,57 @@ fn partial_checksums_are_completed() {
     }
 }
 
+/// Counters speak of frames and of the packets behind them, at every place that a frame passes.
+#[test]
+fn offload_frames_are_counted_in_packets_everywhere() {
+    use switch::datapath::{Counters, Egress, PeerId};
+    for caps in [Caps::ALL, Caps::NONE] {
+        let mut world = World::new(BRIDGED);
+        let plan = world.declared(1, 0);
+        let (far_id, far) = world.open_unpublished(1, plan, caps);
+        world.publish(1);
+        let plan = world.declared(0, 1);
+        let (beside_id, beside) = world.open_unpublished(0, plan, caps);
+        let plan = world.declared(0, 0);
+        let (id, from) = world.open(0, plan);
+        world.sleep(100);
+        let places = [
+            (0, Egress::Port(id)),
+            (0, Egress::Port(beside_id)),
+            (0, Egress::Peer(PeerId(0))),
+            (1, Egress::Peer(PeerId(0))),
+            (1, Egress::Port(far_id)),
+        ];
+        let look = |world: &World| -> Vec<Counters> {
+            let of = |(node, who): (usize, Egress)| {
+                world.nodes[node].engine.datapath().counters.get(who).cloned().unwrap_or_default()
+            };
+            places.map(of).to_vec()
+        };
+        let before = look(&world);
+        for (node, pod) in [(1, 0), (0, 1)] {
+            let ips = (world.ips(0, 0)[0], world.ips(node, pod)[0]);
+            let frame =
+                build::tcp((pod_mac(0, 0), pod_mac(node, pod)), ips, (9, 10), (1, 1, 0x10), &[5; 5000]);
+            from.send(&offload(frame, 1400)).unwrap();
+        }
+        world.sleep(5);
+        assert_eq!((received(&far).len(), received(&beside).len()), (4, 4));
+        let moved: Vec<_> = before
+            .iter()
+            .zip(look(&world))
+            .map(|(a, b)| {
+                let rx = (b.received - a.received, b.received_segments - a.received_segments);
+                (rx, (b.sent - a.sent, b.sent_segments - a.sent_segments))
+            })
+            .collect();
+        // Two frames of four packets each; on the underlay and behind it they are four of one.
+        let want = [((2, 8), (0, 0)), ((0, 0), (1, 4)), ((0, 0), (1, 4)), ((4, 4), (0, 0)), ((0, 0), (4, 4))];
+        assert_eq!(moved, want, "{caps:?}");
+        world.finish(&[]);
+    }
+}
+
 /// A header that contradicts its frame is dropped by name, and nothing of it leaves.
 #[test]
 fn contradicting_offload_headers_are_refused() {

@@ -95,6 +95,8 @@ impl Plan {
             vni,
             gateway_mac: gateway_mac(vni),
             gateways: plan.gateways.clone(),
+            node: None,
+            node_ips: Vec::new(),
             statics: Default::default(),
             neighbours: Default::default(),
             fib: Fib::new(Vec::new()),

@@ -11,7 +11,7 @@ mod write;
 
 pub use ingest::ingest;
 pub use merge::{MAX_MERGED, MAX_OPEN, Merger};
-pub use segment::{Cut, CutError, MAX_HEADER, MAX_SEGMENTS, Piece, plan};
+pub use segment::{Cut, CutError, MAX_HEADER, MAX_SEGMENTS, Piece, plan, segments};
 pub use write::{GroFrame, Output};
 
 use packet::{GsoType, Headers, Net, VnetHdr, checksum, ip_proto};

@@ -80,6 +80,23 @@ impl Piece {
     }
 }
 
+/// Packets that a frame stands for: as many as [`plan`] makes of it for a path that takes its segment size.
+#[inline]
+#[must_use]
+pub fn segments(headers: &Headers, vnet: &VnetHdr) -> usize {
+    if !vnet.is_gso() {
+        return 1;
+    }
+    let payload = (headers.end as usize).saturating_sub(usize::from(headers.payload));
+    pieces(payload, usize::from(vnet.gso_size))
+}
+
+/// An offload frame without payload is still one packet.
+#[inline]
+fn pieces(payload: usize, size: usize) -> usize {
+    payload.div_ceil(size.max(1)).max(1)
+}
+
 /// Decides how to send a frame over a path that takes IP packets of at most `max_l3` bytes. `headers` are
 /// those of `frame`. Reads no payload, so it serves as the question "does it fit?" as well.
 ///
@@ -168,7 +185,7 @@ impl<'a> Cut<'a> {
                 return Err(CutError::TooBig);
             }
         }
-        self.pieces = payload.div_ceil(self.size).max(1);
+        self.pieces = pieces(payload, self.size);
         if self.pieces > MAX_SEGMENTS {
             return Err(CutError::TooManySegments);
         }

@@ -13,6 +13,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+/// `UDP_NO_CHECK6_RX` of linux/udp.h.
+const UDP_NO_CHECK6_RX: i32 = 102;
 /// `UDP_GRO` of linux/udp.h.
 const UDP_GRO: i32 = 104;
 
@@ -45,6 +47,10 @@ impl UdpRx {
 
     /// Adopts a bound UDP socket and sets what receiving needs, GRO if the kernel has it.
     ///
+    /// Over IPv6 it takes datagrams without an outer checksum too, as tunnels may send them (RFC 6935). What RFC
+    /// 6936 asks in return is done by whoever receives: the source must be a listed peer, and inner packets have
+    /// checksums of their own.
+    ///
     /// # Errors
     /// `InvalidInput` if it is not a bound UDP socket over IP; those of setsockopt(2).
     pub fn from_fd(fd: OwnedFd, encap: Encap) -> io::Result<Self> {
@@ -69,6 +75,8 @@ impl UdpRx {
         } else {
             sys::set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
             sys::set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+            // Where the kernel lacks it, such datagrams stay refused, and are counted as `Udp6InCsumErrors`.
+            let _ = sys::set_int(fd, libc::IPPROTO_UDP, UDP_NO_CHECK6_RX, 1);
         }
         let gro = sys::set_int(fd, libc::IPPROTO_UDP, UDP_GRO, 1).is_ok();
         Ok(Self { socket, local, encap, gro })

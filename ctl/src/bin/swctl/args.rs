@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctl::desired::{check, text};
 use ipnet::IpNet;
 
-use crate::{document, drops, fdb, generate, neigh, network, peer, port, route, status, trace};
+use crate::{cni, document, drops, fdb, generate, neigh, network, peer, port, route, status, trace};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -19,7 +19,7 @@ Exit codes:
   3  a network, port, peer, route or fdb entry does not exist
   4  the daemon cannot be reached
   5  timed out; the request may still be carried out
-  6  `status` found problems, or `trace` ended in a drop";
+  6  `status` or `cni status` found problems, or `trace` ended in a drop";
 
 /// Program and inspect the userspace switch of this node.
 #[derive(Debug, Parser)]
@@ -102,6 +102,11 @@ pub enum Noun {
     Export,
     /// Wait until the data path runs with a generation
     Wait(status::WaitArgs),
+    /// The CNI plugin on this node
+    Cni {
+        #[command(subcommand)]
+        verb: Option<cni::Verb>,
+    },
     /// Print a completion script
     Completion(generate::CompletionArgs),
     /// Write man pages

@@ -5,6 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cni;
+mod cni_chain;
+mod cni_conflist;
+mod cni_install;
+mod cni_run;
+mod cni_status;
 mod context;
 mod document;
 mod drops;
@@ -15,6 +21,7 @@ mod neigh;
 mod network;
 mod peer;
 mod port;
+mod port_options;
 mod print;
 mod route;
 mod status;
@@ -61,6 +68,7 @@ fn run(noun: Noun, context: &mut Context) -> Done {
         Noun::Apply(args) => document::apply(&args, context),
         Noun::Export => document::export(context),
         Noun::Wait(args) => status::wait(&args, context),
+        Noun::Cni { verb } => cni::run(verb.unwrap_or_default(), context),
         Noun::Completion(args) => generate::completion(&args, context),
         Noun::Man(args) => generate::man(&args),
     }

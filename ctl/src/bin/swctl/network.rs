@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
-use ctl::desired::{self, Subnet};
+use ctl::desired::{self, AddressRange, Subnet};
 use ctl::proto;
 use ipnet::IpNet;
 use packet::Vni;
@@ -63,6 +63,12 @@ pub struct Add {
     /// Drop unicast frames to unknown MAC addresses instead of flooding them
     #[arg(long)]
     no_flood: bool,
+    /// Addresses that this node may give to containers: FIRST-LAST or a CIDR; default: every host of each subnet
+    #[arg(long = "range", value_name = "RANGE", value_parser = parse_text::<AddressRange>)]
+    ranges: Vec<AddressRange>,
+    /// Of these, addresses never given
+    #[arg(long = "exclude", value_name = "RANGE", value_parser = parse_text::<AddressRange>)]
+    exclude: Vec<AddressRange>,
     /// An equal network is no error
     #[arg(long)]
     may_exist: bool,
@@ -77,6 +83,8 @@ struct View {
     ageing_seconds: u32,
     fdb_limit: u32,
     flood: bool,
+    ranges: Vec<String>,
+    exclude: Vec<String>,
     ports: u32,
     peers: u32,
     fdb_entries: u32,
@@ -125,6 +133,8 @@ impl From<proto::NetworkInfo> for View {
             ageing_seconds: spec.ageing_seconds,
             fdb_limit: spec.fdb_limit,
             flood: spec.flood.unwrap_or(true),
+            ranges: spec.ranges,
+            exclude: spec.exclude,
             ports: n.ports,
             peers: n.peers,
             fdb_entries: n.fdb_entries,
@@ -166,6 +176,8 @@ fn network(args: Add) -> Result<desired::Network, Failure> {
         fdb_limit: args.fdb_limit,
         flood: !args.no_flood,
         subnets: pair(args.subnets, &args.gateways)?,
+        ranges: args.ranges,
+        exclude: args.exclude,
     };
     network.check().map_err(|e| Failure::Usage(e.message))?;
     Ok(network)

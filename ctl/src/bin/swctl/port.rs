@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::args::{parse_ifname, parse_name, parse_pair, parse_text};
 use crate::context::{Context, Done, Failure, Outcome};
+use crate::port_options::{Limits, Node, Publish};
 use crate::print::{Row, or_dash, span};
 
 #[derive(Debug, Subcommand)]
@@ -24,7 +25,7 @@ pub enum Verb {
         network: Option<String>,
     },
     /// Put a device into a network namespace, ready to use
-    Add(Add),
+    Add(Box<Add>),
     /// Delete a port and its device
     #[command(visible_alias = "delete")]
     Del {
@@ -54,14 +55,14 @@ pub struct Add {
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     network: String,
     /// Namespace: a name under /run/netns, a path, or a process id
-    #[arg(long, value_name = "NAME|PATH|PID", value_parser = parse_netns)]
-    netns: String,
+    #[arg(long, value_name = "NAME|PATH|PID", value_parser = parse_netns, required_unless_present = "node")]
+    netns: Option<String>,
     /// Address of the pod with prefix length; repeat for more
     #[arg(long = "ip", value_name = "CIDR", value_parser = parse_text::<IpNet>)]
     ips: Vec<IpNet>,
-    /// Name of the device in the namespace
-    #[arg(long, default_value = desired::DEFAULT_IFNAME, value_parser = parse_ifname)]
-    ifname: String,
+    /// Name of the device in the namespace; default: eth0, and swd0 for the node's own
+    #[arg(long, value_parser = parse_ifname)]
+    ifname: Option<String>,
     /// MAC address; default: derived
     #[arg(long, value_parser = parse_text::<MacAddr>)]
     mac: Option<MacAddr>,
@@ -83,6 +84,12 @@ pub struct Add {
     /// Free text to keep with the port; repeat for more
     #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = parse_pair)]
     metadata: Vec<(String, String)>,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
+    publish: Publish,
+    #[command(flatten)]
+    node: Node,
     /// An equal port is no error
     #[arg(long)]
     may_exist: bool,
@@ -121,6 +128,43 @@ struct View {
     worker: u32,
     up_ms: u64,
     metadata: BTreeMap<String, String>,
+    ingress_rate: u64,
+    ingress_burst: u64,
+    egress_rate: u64,
+    egress_burst: u64,
+    mappings: Vec<MappingView>,
+    container_id: String,
+    cni_network: String,
+    node: bool,
+    masquerade: bool,
+    no_masquerade: Vec<String>,
+}
+
+/// With the keys of CNI's portMappings.
+#[derive(Serialize)]
+struct MappingView {
+    #[serde(rename = "hostPort")]
+    host_port: u32,
+    #[serde(rename = "containerPort")]
+    container_port: u32,
+    protocol: &'static str,
+    #[serde(rename = "hostIP")]
+    host_ip: String,
+}
+
+impl From<proto::PortMapping> for MappingView {
+    fn from(m: proto::PortMapping) -> Self {
+        Self {
+            host_port: m.host_port,
+            container_port: m.container_port,
+            protocol: match proto::TransportProtocol::try_from(m.protocol) {
+                Ok(proto::TransportProtocol::Udp) => "udp",
+                Ok(proto::TransportProtocol::Sctp) => "sctp",
+                _ => "tcp",
+            },
+            host_ip: m.host_ip,
+        }
+    }
 }
 
 impl Row for View {
@@ -139,7 +183,7 @@ impl Row for View {
             self.mtu.to_string(),
             offload,
             if self.state == "up" { span(self.up_ms) } else { "-".to_owned() },
-            self.netns.clone(),
+            if self.node { "(node)".to_owned() } else { self.netns.clone() },
         ];
         if !self.problem.is_empty() {
             cells.push(format!("({})", self.problem));
@@ -162,6 +206,10 @@ pub fn state_word(state: i32) -> &'static str {
 impl From<proto::PortInfo> for View {
     fn from(p: proto::PortInfo) -> Self {
         let spec = p.spec.unwrap_or_default();
+        let bandwidth = spec.bandwidth.unwrap_or_default();
+        let owner = spec.attachment.unwrap_or_default();
+        let is_node = spec.node.is_some();
+        let node = spec.node.unwrap_or_default();
         Self {
             name: spec.name,
             network: spec.network,
@@ -173,7 +221,7 @@ impl From<proto::PortInfo> for View {
             state: state_word(p.state),
             problem: p.problem,
             mac: if p.mac.is_empty() { spec.mac } else { p.mac },
-            ips: spec.ips,
+            ips: if p.ips.is_empty() { spec.ips } else { p.ips },
             mtu: if p.mtu == 0 { spec.mtu } else { p.mtu },
             learning: spec.learning,
             mac_limit: spec.mac_limit,
@@ -183,6 +231,16 @@ impl From<proto::PortInfo> for View {
             worker: p.worker,
             up_ms: p.up_ms,
             metadata: spec.metadata,
+            ingress_rate: bandwidth.ingress_rate,
+            ingress_burst: bandwidth.ingress_burst,
+            egress_rate: bandwidth.egress_rate,
+            egress_burst: bandwidth.egress_burst,
+            mappings: spec.mappings.into_iter().map(MappingView::from).collect(),
+            container_id: owner.container_id,
+            cni_network: owner.cni_network,
+            node: is_node,
+            masquerade: node.masquerade,
+            no_masquerade: node.no_masquerade,
         }
     }
 }
@@ -261,7 +319,7 @@ pub fn run(verb: Verb, context: &mut Context) -> Done {
         }
         Verb::Add(args) => {
             let may_exist = args.may_exist;
-            let port = port(args)?;
+            let port = port(*args)?;
             let request = proto::AddPortRequest { port: Some(port.into()), may_exist };
             let ack = context.call(async |s| s.add_port(request).await)?;
             context.ack(ack)
@@ -283,11 +341,12 @@ pub fn run(verb: Verb, context: &mut Context) -> Done {
 }
 
 fn port(args: Add) -> Result<desired::Port, Failure> {
+    let ifname = if args.node.node { desired::DEFAULT_NODE_IFNAME } else { desired::DEFAULT_IFNAME };
     let port = desired::Port {
         name: args.name,
         network: args.network,
-        netns: args.netns,
-        ifname: args.ifname,
+        netns: args.netns.unwrap_or_default(),
+        ifname: args.ifname.unwrap_or_else(|| ifname.to_owned()),
         mac: args.mac,
         ips: args.ips,
         mtu: args.mtu,
@@ -296,6 +355,10 @@ fn port(args: Add) -> Result<desired::Port, Failure> {
         offload: !args.no_offload,
         default_route: !args.no_default_route,
         metadata: args.metadata.into_iter().collect(),
+        bandwidth: args.limits.bandwidth(),
+        mappings: args.publish.mappings,
+        attachment: None,
+        node: args.node.role(),
     };
     port.check().map_err(|e| Failure::Usage(e.message))?;
     Ok(port)

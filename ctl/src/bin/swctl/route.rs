@@ -128,6 +128,7 @@ impl From<proto::RouteInfo> for View {
             RouteKind::NextHop => (None, Some(route.network.clone()), None),
             RouteKind::Connected => (None, Some(route.network.clone()), Some("link")),
             RouteKind::Peer => (None, Some(format!("@{}", route.peer)), None),
+            RouteKind::Node => (None, Some(r.port), None),
             RouteKind::Blackhole => (Some("blackhole"), None, None),
             RouteKind::Unreachable => (Some("unreachable"), None, None),
             RouteKind::Unspecified => (Some("unknown"), None, None),

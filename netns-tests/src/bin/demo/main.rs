@@ -3,9 +3,11 @@
 //! Everything happens in namespaces of its own and is gone at the end; `--keep` leaves the lab standing and
 //! says how to look around. Each section prints the commands it runs, so that they can be typed by hand.
 
+mod containers;
 mod show;
 mod topology;
 
+use containers::Runtime;
 use lab::{Error, Result, enter, install};
 use show::Screen;
 use std::io::Write as _;
@@ -14,7 +16,7 @@ use std::time::Instant;
 use topology::Topology;
 
 const USAGE: &str = "\
-./demo [--keep] [--seconds N] [--wire]
+./demo [--keep] [--seconds N] [--wire] [--pods podman|containerd]
 
   Makes two nodes joined by a wire, two pods on each and a switch (swd) per node, in namespaces of their own,
   and shows ports, FDB, routes, pings, throughput, a trace across both nodes and the drop ledger.
@@ -22,6 +24,7 @@ const USAGE: &str = "\
   --keep       leave the lab standing and print how to look around in it
   --seconds N  length of each throughput run (3)
   --wire       switch segmentation offload of the underlay off, as on a real wire
+  --pods R     pods are containers that podman or containerd starts with our CNI plugin (as root)
 ";
 
 /// Programs the demo runs, apart from our own.
@@ -31,10 +34,17 @@ struct Options {
     keep: bool,
     seconds: u32,
     wire_like: bool,
+    pods: Option<Runtime>,
+}
+
+impl Options {
+    fn tools(&self) -> Vec<&'static str> {
+        TOOLS.iter().chain(self.pods.map(Runtime::tools).unwrap_or_default()).copied().collect()
+    }
 }
 
 fn parse(args: impl Iterator<Item = String>) -> Result<Option<Options>> {
-    let mut options = Options { keep: false, seconds: 3, wire_like: false };
+    let mut options = Options { keep: false, seconds: 3, wire_like: false, pods: None };
     let mut args = args.peekable();
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -45,6 +55,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Option<Options>> {
                 options.seconds =
                     value.parse().map_err(|e| Error::failed(format!("--seconds `{value}`: {e}")))?;
             }
+            "--pods" => options.pods = Some(Runtime::parse(&args.next().unwrap_or_default())?),
             "--help" | "-h" => return Ok(None),
             other => return Err(Error::failed(format!("unknown argument `{other}`; see ./demo --help"))),
         }
@@ -63,7 +74,7 @@ fn main() -> ExitCode {
     };
     // Packages can be installed only outside the sandbox, which has no network.
     if std::env::var_os("DEMO_INSTALL").is_some() {
-        return match install::ensure_tools(TOOLS) {
+        return match install::ensure_tools(&options.tools()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => fail(&e, 1),
         };
@@ -83,10 +94,14 @@ fn fail(e: &Error, code: u8) -> ExitCode {
 }
 
 fn run(options: &Options, sandbox: &enter::Sandbox, started: Instant) -> Result<bool> {
-    install::need(TOOLS)?;
+    install::need(&options.tools())?;
+    if options.pods.is_some() && sandbox.outer_uid != 0 {
+        return Err(Error::failed("--pods needs root: container runtimes make mounts and cgroups"));
+    }
     let screen = Screen::new();
-    screen.picture()?;
-    let topology = Topology::build(options.wire_like, &screen)?;
+    screen.picture(options.pods)?;
+    let lab = topology::lab(options.wire_like)?;
+    let topology = Topology::build(&lab, options.pods, &screen)?;
     let mut summary = show::Summary::default();
     show::tables(&screen, &topology)?;
     show::pings(&screen, &topology, &mut summary)?;
@@ -95,7 +110,7 @@ fn run(options: &Options, sandbox: &enter::Sandbox, started: Instant) -> Result<
     show::drops(&screen, &topology, &mut summary)?;
     let good = summary.print(&screen, started.elapsed())?;
     if options.keep {
-        enter::keep(&topology.lab.how_to_look_around(sandbox))?;
+        enter::keep(&(lab.how_to_look_around(sandbox) + &topology.how_to_look_at_containers()))?;
     }
     Ok(good)
 }

@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use ctl::tombstone;
 use switch::control::fs::RealFs;
 use switch::control::program::{ProgramError, TapProgram};
 use switch::control::server::{self, Socket};
-use switch::control::{Control, Settings, Store, Underlay, state};
+use switch::control::{Control, Settings, Store, Underlay, plan, state};
 use switch::datapath::Config;
 use switch::io::{HostOpener, Opener as _};
+use switch::node::NftHost;
 use switch::worker::{self, WorkerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tunnel::Encap;
@@ -28,6 +30,7 @@ use tunnel::underlay::{PeerAddr, TxOptions, UdpRx, UdpTx, UnderlayTx as _};
 use options::{Cli, Options};
 
 const STATE_DIR: &str = "/var/lib/swd";
+const NFT_TABLE: &str = "swd";
 const FDB_LIMIT: u32 = 65_536;
 
 type Failure = Box<dyn std::error::Error>;
@@ -57,7 +60,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         return Err(format!("another swd uses the state directory {}", state_dir.display()).into());
     };
     let mut store = Store::new(Box::new(fs));
-    let loaded = store.load().map_err(|e| format!("{}: {e}", state_dir.display()))?;
+    let mut loaded = store.load().map_err(|e| format!("{}: {e}", state_dir.display()))?;
 
     let ports = (options.vxlan_port.unwrap_or(4789), options.geneve_port.unwrap_or(6081));
     if ports.0 == ports.1 {
@@ -75,6 +78,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let local = options.underlay.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let tx = UdpTx::new(local, TxOptions::default());
     let anyone = PeerAddr { id: 0, addr: SocketAddr::new(local, 0), checksum: true };
+    let socket_path = options.socket.unwrap_or_else(|| PathBuf::from(ctl::DEFAULT_SOCKET));
     let settings = Settings {
         node: options.node.or_else(host_name).unwrap_or_else(|| "node".to_owned()),
         underlay,
@@ -85,7 +89,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         workers: 1,
         udp_gso_segments: if underlay.is_some() { tx.limits(&anyone).segments as u32 } else { 0 },
         udp_gro: !rx.is_empty() && rx.iter().all(UdpRx::gro),
+        tombstones: Some(tombstone::directory(&socket_path)),
     };
+    if let Some(plan) = options.plan {
+        loaded = plan::adopt(&settings, &mut store, loaded, plan).map_err(|e| format!("plan: {e}"))?;
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = settings.node,
@@ -94,17 +102,18 @@ fn run(cli: Cli) -> Result<(), Failure> {
         ports = loaded.desired.ports.len(),
         "starting"
     );
+    let host = NftHost::new(options.nft_table.as_deref().unwrap_or(NFT_TABLE))?;
     let datapath = Config { fdb_capacity: options.fdb_limit.unwrap_or(FDB_LIMIT) as usize, seed: random() };
     let worker = worker::spawn(WorkerConfig { datapath, rx, tx })?;
     let program = TapProgram(move |command| worker.send(command).map_err(|_| ProgramError::Gone));
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let socket_path = options.socket.unwrap_or_else(|| PathBuf::from(ctl::DEFAULT_SOCKET));
     runtime.block_on(async move {
         // Signals are caught before anything has to be cleaned up.
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let control = Control::start(settings, store, loaded, Box::new(opener), Box::new(program))?;
+        let control =
+            Control::start(settings, store, loaded, Box::new(opener), Box::new(host), Box::new(program))?;
         let socket = Socket::bind(&socket_path).map_err(|e| about_socket(&socket_path, &e))?;
         tracing::info!(socket = %socket_path.display(), "ready");
         if let Err(e) = ready::notify("READY=1") {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ctl::desired::DesiredState;
 use serde::Deserialize;
 
 /// The switch of one node: forwards between the pods on it and, through tunnels, to the pods on others.
@@ -47,9 +48,15 @@ pub struct Options {
     /// MTU of pods in networks that name none [default: what the underlay carries]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(576..=65_521))]
     pub mtu: Option<u32>,
+    /// Table of nftables for the node's port; every daemon in one network namespace needs its own [default: swd]
+    #[arg(long, value_name = "NAME")]
+    pub nft_table: Option<String>,
     /// error, warn, info, debug or trace, or a filter such as `info,switch::control=debug` [default: info]
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG")]
     pub log_level: Option<String>,
+    /// In the file only: networks, peers and the node's own port, as `swctl apply` takes them. Applied at start.
+    #[arg(skip)]
+    pub plan: Option<DesiredState>,
 }
 
 impl Options {
@@ -91,7 +98,9 @@ impl Options {
             node: self.node.or(other.node),
             fdb_limit: self.fdb_limit.or(other.fdb_limit),
             mtu: self.mtu.or(other.mtu),
+            nft_table: self.nft_table.or(other.nft_table),
             log_level: self.log_level.or(other.log_level),
+            plan: self.plan.or(other.plan),
         }
     }
 }
@@ -117,7 +126,16 @@ mod tests {
         let options = cli.options.or(Options::read(&path).unwrap());
         assert_eq!(options.underlay, Some("192.168.77.1".parse().unwrap()));
         assert_eq!((options.vxlan_port, options.node.as_deref()), (Some(8472), Some("b")));
-        for bad in ["mtuu = 1500", "mtu = 10", "vxlan-port = 0", "underlay = 7", "fdb-limit = 1"] {
+        std::fs::write(&path, "node = \"a\"\n[[plan.networks]]\nname = \"pods\"\nvni = 1\n").unwrap();
+        assert_eq!(Options::read(&path).unwrap().plan.map(|p| p.networks.len()), Some(1));
+        for bad in [
+            "[plan]\nnetwork = 1",
+            "mtuu = 1500",
+            "mtu = 10",
+            "vxlan-port = 0",
+            "underlay = 7",
+            "fdb-limit = 1",
+        ] {
             std::fs::write(&path, bad).unwrap();
             let e = Options::read(&path).unwrap_err();
             assert!(e.contains("swd.toml"), "{e}");

@@ -1,7 +1,7 @@
 //! The FDB: static entries are declared, learned ones are the worker's.
 
 use ctl::desired::convert::field;
-use ctl::desired::{FdbEntry, Place};
+use ctl::desired::{FdbEntry, Network, Peer, Place, Port};
 use ctl::error::{ApiError, Reason};
 use ctl::proto;
 use packet::MacAddr;
@@ -9,8 +9,9 @@ use packet::MacAddr;
 use super::super::core::Core;
 use super::super::{Control, derive};
 use super::names::{Names, seconds, target};
-use super::{existing, networks, required};
-use crate::datapath::{Egress, NetId, PeerId};
+use super::objects::{Counted as _, commit, find, unchanged};
+use super::{existing, required};
+use crate::datapath::{Egress, NetId};
 
 const DEFAULT_LIMIT: usize = 100_000;
 
@@ -28,24 +29,20 @@ impl Filter {
     fn new(core: &Core, network: &str, port: &str, peer: &str) -> Result<Self, ApiError> {
         let mut filter = Self::default();
         if !network.is_empty() {
-            networks::find(&core.desired, network)?;
+            find::<Network>(&core.desired, network)?;
             filter.network = core.ids.networks.get(network).and_then(|id| u16::try_from(id).ok()).map(NetId);
         }
         if !port.is_empty() {
-            if !core.desired.ports.iter().any(|p| p.name == port) {
-                return Err(ApiError::no_port(port));
-            }
-            filter.egress = core.up(port).map(|up| Egress::Port(up.id));
+            find::<Port>(&core.desired, port)?;
+            filter.egress = Port::egress(core, port);
             filter.nothing |= filter.egress.is_none();
         }
         if !peer.is_empty() {
-            if !core.desired.peers.iter().any(|p| p.name == peer) {
-                return Err(ApiError::no_peer(peer));
-            }
+            find::<Peer>(&core.desired, peer)?;
             if !port.is_empty() {
                 return Err(ApiError::invalid("request", "a port and a peer are given: at most one"));
             }
-            filter.egress = core.ids.peers.get(peer).map(|id| Egress::Peer(PeerId(id)));
+            filter.egress = Peer::egress(core, peer);
             filter.nothing |= filter.egress.is_none();
         }
         Ok(filter)
@@ -97,7 +94,7 @@ impl Control {
                 target: target!(fdb_info, e.egress, names),
                 dst: names.remote(e.egress),
                 state: proto::FdbState::Learned.into(),
-                used: seconds(now_ms, e.seen_ms),
+                used: seconds(now_ms, e.used_ms),
                 updated: seconds(now_ms, e.seen_ms),
             });
         }
@@ -113,7 +110,7 @@ impl Control {
         let same = |e: &&FdbEntry| e.network == entry.network && e.mac == entry.mac;
         if let Some(old) = core.desired.fdb.iter().find(same) {
             existing(&entry.to_string(), old, &entry, request.may_exist)?;
-            return Ok(proto::Ack { generation: core.generation, changed: false });
+            return Ok(unchanged(&core));
         }
         let mut next = core.desired.clone();
         let mac = entry.mac;
@@ -130,14 +127,14 @@ impl Control {
         let network = request.network;
         let (removed, generation) = {
             let mut core = self.core().await;
-            networks::find(&core.desired, &network)?;
+            find::<Network>(&core.desired, &network)?;
             let mut next = core.desired.clone();
             next.fdb.retain(|e| e.network != network || e.mac != mac);
             if next.fdb.len() < core.desired.fdb.len() {
-                return Ok(proto::Ack { generation: core.commit(next)?, changed: true });
+                return commit(&mut core, next);
             }
-            let declared = |p: &&ctl::desired::Port| {
-                p.network == network && !p.ips.is_empty() && derive::port_mac(p) == mac
+            let declared = |p: &&Port| {
+                p.network == network && !p.ips.is_empty() && derive::port_mac(&core.settings, p) == mac
             };
             if let Some(port) = core.desired.ports.iter().find(declared) {
                 let text =

@@ -3,12 +3,14 @@
 //! Each request is answered from the desired state, from the devices, or by asking the worker between two of
 //! its batches. Lists are sorted by name. Every mutation is logged with the caller's user and process id.
 
+mod attachments;
 mod documents;
 mod drops;
 mod fdb;
 mod names;
 mod neighbours;
 mod networks;
+mod objects;
 mod peers;
 mod ports;
 mod routes;
@@ -21,6 +23,7 @@ use tonic::{Request, Response, Status};
 
 use super::Control;
 pub(super) use names::{Names, target};
+pub(super) use status::{cuts_off, health, own_words};
 
 /// The service on top of a [`Control`].
 #[derive(Clone)]
@@ -85,6 +88,8 @@ service! {
         list_networks(ListNetworksRequest) -> ListNetworksReply;
         list_ports(ListPortsRequest) -> ListPortsReply;
         port_stats(PortStatsRequest) -> PortStatsReply;
+        check_attachment(CheckAttachmentRequest) -> CheckAttachmentReply;
+        get_readiness(GetReadinessRequest) -> Readiness;
         list_peers(ListPeersRequest) -> ListPeersReply;
         peer_stats(PeerStatsRequest) -> PeerStatsReply;
         list_fdb(ListFdbRequest) -> ListFdbReply;
@@ -100,6 +105,9 @@ service! {
         delete_network(DeleteNetworkRequest) -> Ack;
         add_port(AddPortRequest) -> Ack;
         delete_port(DeletePortRequest) -> Ack;
+        add_attachment(AddAttachmentRequest) -> Attachment;
+        delete_attachment(DeleteAttachmentRequest) -> Ack;
+        collect_attachments(CollectAttachmentsRequest) -> CollectAttachmentsReply;
         add_peer(AddPeerRequest) -> Ack;
         delete_peer(DeletePeerRequest) -> Ack;
         add_fdb(AddFdbRequest) -> Ack;

@@ -102,18 +102,17 @@ pub fn seconds(now_ms: u64, then_ms: u64) -> u32 {
 }
 
 /// Counters in the words of the API.
-pub fn counters(c: &crate::datapath::Counters, peer: bool) -> proto::Counters {
+pub fn counters(c: &crate::datapath::Counters) -> proto::Counters {
     use crate::datapath::DropReason;
     proto::Counters {
         rx_frames: c.received,
-        // What a received offload frame stands for is not counted.
-        rx_segments: c.received,
+        rx_segments: c.received_segments,
         rx_bytes: c.received_bytes,
         rx_drops: c.receive_drops(),
         tx_frames: c.sent,
-        tx_segments: if peer { c.sent_units } else { c.sent },
+        tx_segments: c.sent_segments,
         tx_bytes: c.sent_bytes,
         tx_drops: c.send_drops,
-        io_errors: c.drops[DropReason::TxError as usize],
+        io_errors: c.read_errors + c.drops[DropReason::TxError as usize],
     }
 }

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use ctl::desired::Network;
 use ctl::error::ApiError;
 use ctl::proto;
 
 use super::super::Control;
 use super::names::{Names, seconds, target};
-use super::networks;
+use super::objects::find;
 use crate::datapath::{Egress, NeighbourEntry, NetId};
 use crate::engine::Inspection;
 
@@ -137,7 +138,7 @@ fn only(core: &super::super::core::Core, network: &str) -> Result<Option<NetId>,
     if network.is_empty() {
         return Ok(None);
     }
-    networks::find(&core.desired, network)?;
+    find::<Network>(&core.desired, network)?;
     // A declared network always has a number; were there none, this one names nothing.
     let id = core.ids.networks.get(network).and_then(|id| u16::try_from(id).ok());
     Ok(Some(NetId(id.unwrap_or(u16::MAX))))

@@ -3,17 +3,14 @@
 use std::collections::HashMap;
 
 use ctl::desired::{DesiredState, Network};
-use ctl::error::{ApiError, Reason};
+use ctl::error::ApiError;
 use ctl::proto;
 
-use super::super::{Control, derive, publish};
-use super::{existing, required};
+use super::super::routes::routes;
+use super::super::{Control, derive};
+use super::objects::{declared, delete, push, select};
+use super::required;
 use crate::datapath::NetId;
-
-/// A network by name.
-pub(super) fn find<'a>(desired: &'a DesiredState, name: &str) -> Result<&'a Network, ApiError> {
-    desired.networks.iter().find(|n| n.name == name).ok_or_else(|| ApiError::no_network(name))
-}
 
 /// The first object that names a network.
 fn user(desired: &DesiredState, name: &str) -> Option<String> {
@@ -36,46 +33,26 @@ impl Control {
     ) -> Result<proto::Ack, ApiError> {
         let network = Network::try_from(required("network", request.network)?)?;
         let mut core = self.core().await;
-        if let Ok(old) = find(&core.desired, &network.name) {
-            existing(&format!("network {}", network.name), old, &network, request.may_exist)?;
-            return Ok(proto::Ack { generation: core.generation, changed: false });
+        match declared(&core, &network, request.may_exist)? {
+            Some(ack) => Ok(ack),
+            None => push(&mut core, network),
         }
-        let mut next = core.desired.clone();
-        next.networks.push(network);
-        Ok(proto::Ack { generation: core.commit(next)?, changed: true })
     }
 
     pub(super) async fn delete_network(
         &self,
         request: proto::DeleteNetworkRequest,
     ) -> Result<proto::Ack, ApiError> {
-        let name = &request.name;
-        let mut core = self.core().await;
-        if let Err(e) = find(&core.desired, name) {
-            return if request.if_exists {
-                Ok(proto::Ack { generation: core.generation, changed: false })
-            } else {
-                Err(e)
-            };
-        }
-        if let Some(user) = user(&core.desired, name) {
-            return Err(ApiError::new(Reason::InUse, format!("network {name} is in use by {user}"))
-                .hint("delete what uses it first"));
-        }
-        let mut next = core.desired.clone();
-        next.networks.retain(|n| n.name != *name);
-        Ok(proto::Ack { generation: core.commit(next)?, changed: true })
+        delete::<Network>(&mut *self.core().await, &request.name, request.if_exists, user, |_, _| {})
     }
 
     pub(super) async fn list_networks(
         &self,
         request: proto::ListNetworksRequest,
     ) -> Result<proto::ListNetworksReply, ApiError> {
-        let (mut networks, answer) = {
+        let (networks, answer) = {
             let core = self.core().await;
-            for name in &request.names {
-                find(&core.desired, name)?;
-            }
+            let listed = select::<Network>(&core.desired, &request.names)?;
             let answer = core.ask(|i| {
                 let mut counts: HashMap<NetId, u32> = HashMap::new();
                 for entry in i.datapath.fdb().iter() {
@@ -83,12 +60,8 @@ impl Control {
                 }
                 counts
             })?;
-            let listed = |n: &&Network| request.names.is_empty() || request.names.contains(&n.name);
-            let networks: Vec<_> = core
-                .desired
-                .networks
-                .iter()
-                .filter(listed)
+            let networks: Vec<_> = listed
+                .into_iter()
                 .map(|n| {
                     let id = core.ids.networks.get(&n.name).and_then(|id| u16::try_from(id).ok()).map(NetId);
                     let table = id.and_then(|id| core.tables().network(id));
@@ -98,18 +71,17 @@ impl Control {
                         ports: core.desired.ports.iter().filter(|p| p.network == n.name).count() as u32,
                         peers: core.desired.peers.iter().filter(|p| derive::applies(p, n)).count() as u32,
                         fdb_entries: table.map_or(0, |t| t.statics.len() as u32),
-                        routes: publish::routes(&core.desired, n).len() as u32,
+                        routes: routes(&core.settings, &core.desired, n).len() as u32,
                     };
-                    (n.name.clone(), id, info)
+                    (id, info)
                 })
                 .collect();
             (networks, answer)
         };
         let counts = answer.get().await?;
-        networks.sort_by(|a, b| a.0.cmp(&b.0));
         let networks = networks
             .into_iter()
-            .map(|(_, id, mut info)| {
+            .map(|(id, mut info)| {
                 info.fdb_entries += id.and_then(|id| counts.get(&id)).copied().unwrap_or(0);
                 info
             })

@@ -1,18 +1,26 @@
 //! Ports.
 
-use ctl::desired::{DesiredState, Place, Port};
+use ctl::desired::{DesiredState, Network, Place, Port};
 use ctl::error::ApiError;
 use ctl::proto;
 
 use super::super::core::Core;
 use super::super::reconcile::Actual;
 use super::super::{Control, derive};
-use super::{existing, names, networks, required, status};
+use super::objects::{Counted, declared, delete, find, select};
+use super::{required, status};
 use crate::datapath::Egress;
 use crate::io::Offloads;
 
-fn find<'a>(desired: &'a DesiredState, name: &str) -> Result<&'a Port, ApiError> {
-    desired.ports.iter().find(|p| p.name == name).ok_or_else(|| ApiError::no_port(name))
+/// A static entry is about the port's devices and worth nothing without it.
+fn drop_entries(desired: &mut DesiredState, name: &str) {
+    desired.fdb.retain(|e| !matches!(&e.place, Place::Port(port) if port == name));
+}
+
+impl Counted for Port {
+    fn egress(core: &Core, name: &str) -> Option<Egress> {
+        core.up(name).map(|up| Egress::Port(up.id))
+    }
 }
 
 /// Offloads in the words of the API.
@@ -34,10 +42,9 @@ impl Control {
         let object = format!("port {}", port.name);
         let (ack, epoch) = {
             let mut core = self.core().await;
-            let ack = if let Ok(old) = find(&core.desired, &port.name) {
-                existing(&object, old, &port, request.may_exist)?;
+            let ack = if let Some(ack) = declared(&core, &port, request.may_exist)? {
                 core.retry_port(&port.name)?;
-                proto::Ack { generation: core.generation, changed: false }
+                ack
             } else {
                 proto::Ack { generation: core.add_port(port)?, changed: true }
             };
@@ -51,21 +58,7 @@ impl Control {
         &self,
         request: proto::DeletePortRequest,
     ) -> Result<proto::Ack, ApiError> {
-        let name = request.name;
-        let mut core = self.core().await;
-        if let Err(e) = find(&core.desired, &name) {
-            return if request.if_exists {
-                Ok(proto::Ack { generation: core.generation, changed: false })
-            } else {
-                Err(e)
-            };
-        }
-        let mut next = core.desired.clone();
-        next.ports.retain(|p| p.name != name);
-        // A static entry is about the port's devices and worth nothing without it.
-        let place = Place::Port(name);
-        next.fdb.retain(|e| e.place != place);
-        Ok(proto::Ack { generation: core.commit(next)?, changed: true })
+        delete::<Port>(&mut *self.core().await, &request.name, request.if_exists, |_, _| None, drop_entries)
     }
 
     pub(super) async fn list_ports(
@@ -73,18 +66,11 @@ impl Control {
         request: proto::ListPortsRequest,
     ) -> Result<proto::ListPortsReply, ApiError> {
         let core = self.core().await;
-        for name in &request.names {
-            find(&core.desired, name)?;
-        }
+        let mut ports = select::<Port>(&core.desired, &request.names)?;
         if !request.network.is_empty() {
-            networks::find(&core.desired, &request.network)?;
+            find::<Network>(&core.desired, &request.network)?;
+            ports.retain(|p| p.network == request.network);
         }
-        let listed = |p: &&Port| {
-            (request.names.is_empty() || request.names.contains(&p.name))
-                && (request.network.is_empty() || p.network == request.network)
-        };
-        let mut ports: Vec<&Port> = core.desired.ports.iter().filter(listed).collect();
-        ports.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(proto::ListPortsReply { ports: ports.into_iter().map(|p| info(&core, p)).collect() })
     }
 
@@ -92,41 +78,19 @@ impl Control {
         &self,
         request: proto::PortStatsRequest,
     ) -> Result<proto::PortStatsReply, ApiError> {
-        let (mut wanted, answer) = {
-            let core = self.core().await;
-            for name in &request.names {
-                find(&core.desired, name)?;
-            }
-            let listed = |p: &&Port| request.names.is_empty() || request.names.contains(&p.name);
-            let wanted: Vec<_> = core
-                .desired
-                .ports
-                .iter()
-                .filter(listed)
-                .map(|p| (p.name.clone(), core.up(&p.name).map(|up| Egress::Port(up.id))))
-                .collect();
-            (wanted, core.ask(|i| i.datapath.counters.clone())?)
-        };
-        let counted = answer.get().await?;
-        wanted.sort();
-        let ports = wanted
-            .into_iter()
-            .map(|(name, who)| {
-                let counters = who.and_then(|who| counted.get(who)).map(|c| names::counters(c, false));
-                proto::PortStat { name, counters: Some(counters.unwrap_or_default()) }
-            })
-            .collect();
+        let stat = |(name, counters)| proto::PortStat { name, counters: Some(counters) };
+        let ports = self.stats::<Port>(&request.names).await?.into_iter().map(stat).collect();
         Ok(proto::PortStatsReply { ports })
     }
 }
 
 fn info(core: &Core, port: &Port) -> proto::PortInfo {
-    let network = networks::find(&core.desired, &port.network).ok();
+    let network = find::<Network>(&core.desired, &port.network).ok();
     let mut info = proto::PortInfo {
         spec: Some(port.clone().into()),
         state: proto::ObjectState::Pending.into(),
         problem: String::new(),
-        mac: derive::port_mac(port).to_string(),
+        mac: derive::port_mac(&core.settings, port).to_string(),
         mtu: network.map_or(0, |n| derive::port_mtu(&core.settings, port, n)),
         vni: network.map_or(0, |n| n.vni.get()),
         netns_path: port.netns_ref().path().display().to_string(),
@@ -134,6 +98,7 @@ fn info(core: &Core, port: &Port) -> proto::PortInfo {
         offloads: Vec::new(),
         up_ms: 0,
         worker: 0,
+        ips: network.map(|n| derive::port_ips(port, n)).iter().flatten().map(ToString::to_string).collect(),
     };
     match core.ports.get(&port.name) {
         None => {}

@@ -4,17 +4,18 @@ use std::net::IpAddr;
 
 use ctl::desired::convert::field;
 use ctl::desired::text::parse_prefix;
-use ctl::desired::{Network, Route, RouteTarget};
+use ctl::desired::{Network, Peer, Route, RouteTarget};
 use ctl::error::{ApiError, Reason};
 use ctl::proto;
 use ipnet::IpNet;
 
 use super::super::core::Core;
-use super::super::publish::{self, NamedRoute, Protocol, RouteKind};
+use super::super::routes::{NamedRoute, Protocol, RouteKind, routes};
 use super::super::{Control, derive};
 use super::names::Names;
 use super::neighbours::lookup;
-use super::{existing, networks, required};
+use super::objects::{commit, find, unchanged};
+use super::{existing, required};
 use crate::datapath::{NetId, Target};
 
 fn info(core: &Core, network: &Network, prefix: IpNet, route: &NamedRoute<'_>) -> proto::RouteInfo {
@@ -25,11 +26,13 @@ fn info(core: &Core, network: &Network, prefix: IpNet, route: &NamedRoute<'_>) -
             Protocol::Kernel => "kernel",
             Protocol::Peer => "peer",
             Protocol::Static => "static",
+            Protocol::Node => "node",
         }
         .to_owned(),
         remote: String::new(),
         prefsrc: String::new(),
         mtu: 0,
+        port: String::new(),
     };
     let target = match route.kind {
         None => {
@@ -44,11 +47,22 @@ fn info(core: &Core, network: &Network, prefix: IpNet, route: &NamedRoute<'_>) -
             });
             return info;
         }
+        Some(RouteKind::Node(port)) => {
+            info.route = Some(proto::Route {
+                network: network.name.clone(),
+                prefix: prefix.to_string(),
+                kind: proto::RouteKind::Node.into(),
+                next_hop: String::new(),
+                peer: String::new(),
+            });
+            info.port = port.to_owned();
+            return info;
+        }
         Some(RouteKind::Peer(name)) => RouteTarget::Peer(name.to_owned()),
         Some(RouteKind::Declared(target)) => target.clone(),
     };
     if let RouteTarget::Peer(name) = &target
-        && let Some(peer) = core.desired.peers.iter().find(|p| p.name == *name)
+        && let Ok(peer) = find::<Peer>(&core.desired, name)
     {
         info.remote = peer.remote.to_string();
         let mtu = derive::peer_mtu(&core.settings, peer);
@@ -66,16 +80,16 @@ impl Control {
         let core = self.core().await;
         let mut networks: Vec<&Network> = match request.network.as_str() {
             "" => core.desired.networks.iter().collect(),
-            name => vec![networks::find(&core.desired, name)?],
+            name => vec![find::<Network>(&core.desired, name)?],
         };
         networks.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut routes = Vec::new();
+        let mut listed = Vec::new();
         for network in networks {
-            for (prefix, route) in publish::routes(&core.desired, network) {
-                routes.push(info(&core, network, prefix, &route));
+            for (prefix, route) in routes(&core.settings, &core.desired, network) {
+                listed.push(info(&core, network, prefix, &route));
             }
         }
-        Ok(proto::ListRoutesReply { routes })
+        Ok(proto::ListRoutesReply { routes: listed })
     }
 
     pub(super) async fn add_route(&self, request: proto::AddRouteRequest) -> Result<proto::Ack, ApiError> {
@@ -84,16 +98,16 @@ impl Control {
         let same = |r: &&Route| r.network == route.network && r.prefix == route.prefix;
         if let Some(old) = core.desired.routes.iter().find(same) {
             existing(&route.to_string(), old, &route, request.may_exist)?;
-            return Ok(proto::Ack { generation: core.generation, changed: false });
+            return Ok(unchanged(&core));
         }
-        let network = networks::find(&core.desired, &route.network)?;
+        let network = find::<Network>(&core.desired, &route.network)?;
         if network.subnets.iter().any(|s| s.cidr == route.prefix) {
             let text = format!("{route}: it is a subnet of the network, which always counts");
             return Err(ApiError::new(Reason::Conflict, text).hint("route a longer prefix"));
         }
         let mut next = core.desired.clone();
         next.routes.push(route);
-        Ok(proto::Ack { generation: core.commit(next)?, changed: true })
+        commit(&mut core, next)
     }
 
     pub(super) async fn delete_route(
@@ -103,18 +117,22 @@ impl Control {
         let prefix = parse_prefix(&request.prefix).map_err(|e| ApiError::invalid("route", e))?;
         let network = &request.network;
         let mut core = self.core().await;
-        networks::find(&core.desired, network)?;
+        find::<Network>(&core.desired, network)?;
         let mut next = core.desired.clone();
         next.routes.retain(|r| r.network != *network || r.prefix != prefix);
         if next.routes.len() == core.desired.routes.len() {
             if request.if_exists {
-                return Ok(proto::Ack { generation: core.generation, changed: false });
+                return Ok(unchanged(&core));
             }
-            let implied = publish::routes(&core.desired, networks::find(&core.desired, network)?);
+            let implied = routes(&core.settings, &core.desired, find::<Network>(&core.desired, network)?);
             let (why, hint) = match implied.get(&prefix).and_then(|r| r.kind) {
                 Some(RouteKind::Peer(peer)) => (
                     format!("route {prefix} in network {network} is a pod CIDR of peer {peer}"),
                     "it goes with the peer",
+                ),
+                Some(RouteKind::Node(port)) => (
+                    format!("route {prefix} in network {network} comes with the node's own port {port}"),
+                    "it goes with the port",
                 ),
                 _ if implied.contains_key(&prefix) => (
                     format!("route {prefix} in network {network} is a subnet of the network"),
@@ -124,7 +142,7 @@ impl Control {
             };
             return Err(ApiError::new(Reason::RouteNotFound, why).hint(hint));
         }
-        Ok(proto::Ack { generation: core.commit(next)?, changed: true })
+        commit(&mut core, next)
     }
 
     pub(super) async fn get_route(
@@ -134,7 +152,7 @@ impl Control {
         let ip: IpAddr = field("request", &request.ip)?;
         let (route, names, answer) = {
             let core = self.core().await;
-            let network = networks::find(&core.desired, &request.network)?;
+            let network = find::<Network>(&core.desired, &request.network)?;
             let id = core.ids.networks.get(&network.name).and_then(|id| u16::try_from(id).ok()).map(NetId);
             let table = id.and_then(|id| core.tables().network(id));
             let hit = table.and_then(|t| Some((t.id, t.fib.lookup(ip)?)));
@@ -144,7 +162,7 @@ impl Control {
             };
             let prefix =
                 IpNet::new(ip, length).map_err(|e| ApiError::new(Reason::Internal, e.to_string()))?.trunc();
-            let all = publish::routes(&core.desired, network);
+            let all = routes(&core.settings, &core.desired, network);
             let Some(named) = all.get(&prefix) else {
                 return Err(ApiError::new(
                     Reason::Internal,
@@ -155,7 +173,7 @@ impl Control {
             let hop = match target {
                 Target::Connected => Some(ip),
                 Target::NextHop(hop) => Some(hop),
-                Target::Peer(_) | Target::Blackhole | Target::Unreachable => None,
+                Target::Peer(_) | Target::Node | Target::Blackhole | Target::Unreachable => None,
             };
             let answer = hop.map(|hop| core.ask(move |i| lookup(i, id, hop))).transpose()?;
             (route, Names::of(&core), answer)

@@ -139,17 +139,17 @@ fn describe(core: &Core) -> proto::Status {
 }
 
 /// A message about an object, without its name.
-pub(super) fn own_words<'a>(object: &str, message: &'a str) -> &'a str {
+pub(in super::super) fn own_words<'a>(object: &str, message: &'a str) -> &'a str {
     message.strip_prefix(object).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message)
 }
 
 /// Can a port in this condition carry no traffic?
-pub(super) fn cuts_off(health: PortHealth) -> bool {
+pub(in super::super) fn cuts_off(health: PortHealth) -> bool {
     matches!(health, PortHealth::Down | PortHealth::MacChanged { .. })
 }
 
 /// A port's condition in words; `None` when it is as it should be.
-pub(super) fn health(health: PortHealth, mtu: u32) -> Option<(String, &'static str)> {
+pub(in super::super) fn health(health: PortHealth, mtu: u32) -> Option<(String, &'static str)> {
     match health {
         PortHealth::Down => {
             Some(("its interface was set down inside the pod".to_owned(), "ip -n NETNS link set IFNAME up"))
@@ -161,6 +161,22 @@ pub(super) fn health(health: PortHealth, mtu: u32) -> Option<(String, &'static s
         PortHealth::MacChanged { found } => Some((
             format!("its interface has MAC {found} now, so its frames are dropped"),
             "declare the MAC with --mac instead of setting it inside the pod",
+        )),
+        PortHealth::PodAddressMissing { addr } => Some((
+            format!("its address {addr} was removed inside the pod"),
+            "put it back with `ip -n NETNS addr add`, or delete the port and add it again",
+        )),
+        PortHealth::PodRouteMissing { gateway } => Some((
+            format!("its default route by {gateway} was removed inside the pod"),
+            "put it back with `ip -n NETNS route add default via`, or declare the port with --no-default-route",
+        )),
+        PortHealth::AddressMissing { addr } | PortHealth::NextHopMissing { addr } => Some((
+            format!("the node has lost {addr} on its device; it is put back"),
+            "find out what removes it: `ip monitor`",
+        )),
+        PortHealth::RouteMissing { net } => Some((
+            format!("the node has lost its route to {net}; it is put back"),
+            "find out what removes it: `ip monitor route`",
         )),
         PortHealth::Healthy
         | PortHealth::NetnsGone
@@ -204,6 +220,15 @@ fn degraded(core: &Core) -> Vec<proto::Degraded> {
                 }
             }
         }
+    }
+    if let Some(problem) = core.kernel.problem() {
+        add("node".to_owned(), problem.to_owned(), String::new());
+    }
+    for obstacle in core.kernel.obstacles() {
+        add("node".to_owned(), obstacle.message.clone(), obstacle.hint.clone());
+    }
+    for problem in core.plan.problems.iter().filter(|p| core.up(&p.port).is_some()) {
+        add(format!("port {}", problem.port), problem.text.clone(), String::new());
     }
     for peer in &core.desired.peers {
         if let Some(problem) = derive::peer_problem(&core.settings, peer) {

@@ -43,6 +43,8 @@ macro_rules! call {
     };
 }
 
+mod attachments;
+
 fn reason<T: std::fmt::Debug>(result: Result<T, ApiError>) -> Reason {
     result.unwrap_err().reason
 }
@@ -183,7 +185,27 @@ async fn peers() {
         reason(call!(s, list_peers, ListPeersRequest { names: vec!["x".into()] })),
         Reason::PeerNotFound
     );
-    assert_eq!(call!(s, peer_stats, PeerStatsRequest {}).unwrap().peers.len(), 2);
+    assert_eq!((list[0].last_rx_ms, list[1].last_rx_ms), (None, None));
+    let hear = {
+        let core = s.bench.control.core().await;
+        let c = Egress::Peer(crate::datapath::PeerId(core.ids.peers.get("node-c").unwrap()));
+        core.ask(move |i| {
+            let counters = i.datapath.counters.of(c);
+            counters.receive(5000, 4);
+            counters.accepted_ms = Some(i.now_ms);
+        })
+    };
+    hear.unwrap().get().await.unwrap();
+    let stats = call!(s, peer_stats, PeerStatsRequest {}).unwrap().peers;
+    let shown: Vec<_> = stats
+        .iter()
+        .map(|p| (p.name.as_str(), p.counters.as_ref().unwrap()))
+        .map(|(name, c)| (name, c.rx_frames, c.rx_segments, c.rx_bytes))
+        .collect();
+    assert_eq!(shown, [("node-b", 0, 0, 0), ("node-c", 1, 4, 5000)]);
+    let list = call!(s, list_peers, ListPeersRequest {}).unwrap().peers;
+    assert_eq!(list[0].last_rx_ms, None);
+    assert!(list[1].last_rx_ms.is_some_and(|ms| ms < 60_000), "{:?}", list[1].last_rx_ms);
     assert_eq!(
         reason(call!(s, peer_stats, PeerStatsRequest { names: vec!["x".into()] })),
         Reason::PeerNotFound
@@ -566,4 +588,37 @@ async fn the_socket_comes_and_goes() {
     std::fs::write(&path, "x").unwrap();
     assert!(Socket::bind(&path).unwrap_err().to_string().contains("is no socket"));
     assert_eq!(std::fs::read(&path).unwrap(), b"x");
+}
+
+/// Tools without our `.proto` find the service, and its description is the one it was built from.
+#[tokio::test]
+async fn the_service_describes_itself() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
+    let s = served().await;
+    let path = s.dir.path().join("run/swd.sock");
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("unix:{}", path.display())).unwrap();
+    let client = ServerReflectionClient::new(endpoint.connect().await.unwrap());
+    let ask = async |question| {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+        let mut replies =
+            client.clone().server_reflection_info(tokio_stream::once(request)).await?.into_inner();
+        replies.message().await.map(|reply| reply.unwrap().message_response.unwrap())
+    };
+
+    let list = ask(MessageRequest::ListServices(String::new())).await.unwrap();
+    let MessageResponse::ListServicesResponse(list) = list else { panic!("{list:?} is no list of services") };
+    let mut names: Vec<_> = list.service.into_iter().map(|ServiceResponse { name }| name).collect();
+    names.sort();
+    assert_eq!(names, ["grpc.reflection.v1.ServerReflection", "swd.v1.Switch"]);
+
+    let symbol = |name: &str| MessageRequest::FileContainingSymbol(name.to_owned());
+    let files = ask(symbol("swd.v1.Switch.AddPort")).await.unwrap();
+    let MessageResponse::FileDescriptorResponse(files) = files else { panic!("{files:?} are no files") };
+    let [file] = &files.file_descriptor_proto[..] else { panic!("one file describes the API") };
+    let built_from = |file: &[u8]| ctl::DESCRIPTOR_SET.windows(file.len()).any(|part| part == file);
+    assert!(file.len() > 1000 && built_from(file));
+    assert_eq!(ask(symbol("swd.v1.Nothing")).await.unwrap_err().code(), tonic::Code::NotFound);
 }

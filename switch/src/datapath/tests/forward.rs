@@ -33,6 +33,21 @@ fn a_hit_goes_to_one_place_unchanged() {
 }
 
 #[test]
+fn the_zero_address_is_nowhere() {
+    // Nobody can have it; it is looked up all the same, in an empty table and in another.
+    let mut w = World::node();
+    for _ in 0..2 {
+        w.port_in(WEB, &web_udp(MacAddr::ZERO, "10.1.1.3", b"x")).flooded(&[
+            port(VM),
+            port(VM2),
+            peer(B),
+            peer(C),
+        ]);
+        w.peer_in(B, &frame(FAR_MAC, MacAddr::ZERO)).flooded(&ports(&[VM, VM2]));
+    }
+}
+
+#[test]
 fn no_reflection() {
     let mut w = World::node();
     w.teach(Ingress::Port(VM), VM_MAC);

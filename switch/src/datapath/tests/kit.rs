@@ -11,6 +11,8 @@
 //! peer 0 B  192.168.77.2, any inner source
 //! peer 1 C  192.168.77.3, pod CIDRs 10.1.2.0/24 fd00:2::/64, which network 0 routes to it
 //! ```
+//!
+//! [`World::attached`] gives the node itself (192.168.77.1 and the gateway's addresses) a port into network 0.
 
 use crate::datapath::*;
 use ipnet::IpNet;
@@ -27,6 +29,8 @@ pub const VM: PortId = PortId(2);
 pub const VM2: PortId = PortId(3);
 pub const RED: PortId = PortId(4);
 pub const RED2: PortId = PortId(5);
+/// The node's own, of [`World::attached`].
+pub const NODE: PortId = PortId(6);
 pub const B: PeerId = PeerId(0);
 pub const C: PeerId = PeerId(1);
 
@@ -39,6 +43,7 @@ pub const WEB_MAC: MacAddr = mac(2);
 pub const DB_MAC: MacAddr = mac(3);
 pub const VM_MAC: MacAddr = mac(0x20);
 pub const VM2_MAC: MacAddr = mac(0x21);
+pub const NODE_MAC: MacAddr = mac(0x70);
 /// A host behind peer B, on the stretched segment.
 pub const FAR_MAC: MacAddr = mac(0x30);
 
@@ -226,26 +231,40 @@ impl World {
         w.declared(RED_NET, DB_MAC, &["10.1.1.3", "fd00:1::3"]);
         w.peer(remote(B), None);
         w.peer(remote(C), Some(&["10.1.2.0/24", "fd00:2::/64"]));
-        w.routes(
-            BLUE,
-            &[
-                ("10.1.1.0/24", Target::Connected),
-                ("fd00:1::/64", Target::Connected),
-                ("10.1.2.0/24", Target::Peer(C)),
-                ("fd00:2::/64", Target::Peer(C)),
-                // Inside the subnet, but living on node C.
-                ("10.1.1.128/25", Target::Peer(C)),
-                ("fd00:1::c:0/112", Target::Peer(C)),
-                ("10.9.0.0/16", Target::NextHop(ip("10.1.1.50"))),
-                ("fd00:9::/32", Target::NextHop(ip("fd00:1::50"))),
-                ("10.66.0.0/16", Target::Blackhole),
-                ("10.67.0.0/16", Target::Unreachable),
-                ("fd00:66::/32", Target::Blackhole),
-                ("fd00:67::/32", Target::Unreachable),
-            ],
-        );
+        w.routes(BLUE, &blue_routes());
         w.routes(RED_NET, &[("10.1.1.0/24", Target::Connected), ("fd00:1::/64", Target::Connected)]);
         w
+    }
+
+    /// [`World::node_with`] whose node has a port into network 0, the default route and routes to the nodes.
+    pub fn attached_with(fdb: usize) -> Self {
+        let mut w = Self::node_with(fdb);
+        let mut conf = blank_port(BLUE, NODE_MAC, Guard::Node);
+        conf.v4 = vec![v4("10.1.1.1"), v4("192.168.77.1")];
+        conf.v6 = vec![v6("fd00:1::1"), NODE_MAC.link_local_v6()];
+        w.edit(BLUE, |n| {
+            n.node = Some(NodeAttachment { port: NODE, mac: NODE_MAC });
+            n.node_ips = ["10.1.1.1", "fd00:1::1", "192.168.77.1"].map(ip).into();
+            n.statics.insert(NODE_MAC, port(NODE));
+            let adjacency = Adjacency { mac: NODE_MAC, egress: Some(port(NODE)) };
+            n.neighbours.insert(NODE_MAC.link_local_v6().into(), adjacency);
+        });
+        assert_eq!(w.tables.ports.len(), NODE.0 as usize);
+        w.tables.ports.push(Some(Arc::new(conf)));
+        let nodes = [
+            ("0.0.0.0/0", Target::Node),
+            ("::/0", Target::Node),
+            ("192.168.77.1/32", Target::Node),
+            ("192.168.77.2/32", Target::Peer(B)),
+            ("192.168.77.3/32", Target::Peer(C)),
+        ];
+        w.routes(BLUE, &[&blue_routes()[..], &nodes].concat());
+        w
+    }
+
+    /// Likewise, with a table as large as that of [`World::node`].
+    pub fn attached() -> Self {
+        Self::attached_with(1024)
     }
 
     pub fn network(&mut self, vni: u32, gateways: &[&str]) -> NetId {
@@ -256,6 +275,8 @@ impl World {
             vni,
             gateway_mac: gateway_mac(vni),
             gateways: gateways.iter().map(|g| net(g)).collect(),
+            node: None,
+            node_ips: Vec::new(),
             statics: Map::default(),
             neighbours: Map::default(),
             fib: Fib::default(),
@@ -496,6 +517,7 @@ impl World {
             Verdict::Consumed | Verdict::Held | Verdict::Drop(_) => 0,
         };
         assert_eq!(received.len(), copies, "{outcome:?}");
+        let node = self.tables.networks.iter().flatten().find_map(|n| n.node).map(|n| port(n.port));
         let routed = outcome.steps.iter().any(|s| matches!(s, Step::Routed { .. }));
         for output in &outcome.outputs {
             assert!(self.tables.exists(output.to));
@@ -517,6 +539,14 @@ impl World {
                 assert!(routed || outcome.verdict == Verdict::Reply, "{outcome:?}");
             }
             let headers = packet::Headers::parse(&output.bytes).expect("what leaves parses");
+            if !output.made && Some(output.to) == node {
+                // The node's packets do not come back to it, and no tunnel packet for a node enters it.
+                assert!(origin != node || outcome.verdict == Verdict::Reply, "{outcome:?}");
+                let vtep = [ip("192.168.77.1"), remote(B), remote(C)];
+                let to_node = headers.dst_ip(&output.bytes).is_some_and(|to| vtep.contains(&to));
+                let tunnel = headers.proto == ip_proto::UDP && [4789, 6081].contains(&headers.dport);
+                assert!(!(tunnel && to_node), "{outcome:?}");
+            }
             assert!(packet::Headers::src_mac(&output.bytes).is_unicast(), "{outcome:?}");
             if output.made && headers.net == packet::Net::V4 && !headers_of_held(outcome) {
                 assert!(checksum::verify_ipv4_header(&output.bytes[14..]), "{outcome:?}");
@@ -587,6 +617,25 @@ fn collect(batch: &Batch, out: &Postbox) -> Vec<Output> {
         }
     }
     outputs
+}
+
+/// Routes of network 0.
+fn blue_routes() -> [(&'static str, Target); 12] {
+    [
+        ("10.1.1.0/24", Target::Connected),
+        ("fd00:1::/64", Target::Connected),
+        ("10.1.2.0/24", Target::Peer(C)),
+        ("fd00:2::/64", Target::Peer(C)),
+        // Inside the subnet, but living on node C.
+        ("10.1.1.128/25", Target::Peer(C)),
+        ("fd00:1::c:0/112", Target::Peer(C)),
+        ("10.9.0.0/16", Target::NextHop(ip("10.1.1.50"))),
+        ("fd00:9::/32", Target::NextHop(ip("fd00:1::50"))),
+        ("10.66.0.0/16", Target::Blackhole),
+        ("10.67.0.0/16", Target::Unreachable),
+        ("fd00:66::/32", Target::Blackhole),
+        ("fd00:67::/32", Target::Unreachable),
+    ]
 }
 
 fn blank_port(network: NetId, mac: MacAddr, guard: Guard) -> Port {

@@ -219,3 +219,39 @@ fn counters_of_the_gone_are_kept() {
     assert_eq!(w.dp.counters.get(port(VM)).map(|c| c.received), Some(0));
     w.conserved();
 }
+
+#[test]
+fn an_entry_knows_when_it_was_last_a_destination() {
+    let mut w = World::node();
+    let entry = |w: &World| {
+        let found = w.dp.fdb().iter().find(|e| e.mac == VM_MAC).unwrap();
+        (found.seen_ms - 1_000_000, found.used_ms - 1_000_000)
+    };
+    w.teach(Ingress::Port(VM), VM_MAC);
+    assert_eq!(entry(&w), (0, 0));
+    w.advance(5000);
+    w.teach(Ingress::Port(VM2), VM2_MAC);
+    assert_eq!(entry(&w), (0, 0));
+    let to_vm = build::ethernet(VM_MAC, VM2_MAC, 0x88b5, &[0; 46]);
+    w.port_in(VM2, &to_vm).unicast(port(VM));
+    assert_eq!(entry(&w), (0, 5000));
+    // Within one second nothing is written again; a source and a destination do not hide each other.
+    w.advance(999);
+    w.port_in(VM2, &to_vm).unicast(port(VM));
+    w.teach(Ingress::Port(VM), VM_MAC);
+    assert_eq!(entry(&w), (5999, 5000));
+    w.advance(1);
+    w.teach(Ingress::Port(VM), VM_MAC);
+    w.port_in(VM2, &to_vm).unicast(port(VM));
+    assert_eq!(entry(&w), (6000, 6000));
+    // Being used does not keep an entry alive, and a move begins anew.
+    w.advance(100_000);
+    w.port_in(VM2, &to_vm).unicast(port(VM));
+    w.advance(200_000);
+    w.teach(Ingress::Port(VM2), VM_MAC);
+    assert_eq!(entry(&w), (306_000, 306_000));
+    w.tick(299_000);
+    w.port_in(VM, &build::ethernet(VM_MAC, mac(0x40), 0x88b5, &[0; 46])).unicast(port(VM2));
+    w.tick(1000);
+    assert_eq!(at(&w, VM_MAC), None);
+}

@@ -3,7 +3,9 @@
 //! Nothing here needs privileges, a clock or a device: frames go in, verdicts and copies come out. Every frame
 //! sent through the kit is also checked against the invariants that hold for all frames (see [`kit::World::send`]).
 
+mod announce;
 mod arp;
+mod counters;
 mod decap;
 mod egress;
 mod forward;
@@ -14,6 +16,8 @@ mod learn;
 mod model_fdb;
 mod model_fib;
 mod nd;
+mod node;
+mod node_arp;
 mod parse;
 mod random;
 mod reasons;

@@ -12,6 +12,15 @@ struct Entry {
     owner: Egress,
     created: u64,
     seen: u64,
+    used: u64,
+    /// Second in which it was last used, if it was since it was learned.
+    used_in: Option<u64>,
+}
+
+impl Entry {
+    fn new(owner: Egress, now: u64) -> Self {
+        Self { owner, created: now, seen: now, used: now, used_in: None }
+    }
 }
 
 #[derive(Default)]
@@ -48,7 +57,7 @@ impl Model {
             }
             self.queue(before).retain(|k| *k != key);
             self.queue(owner).push_back(key);
-            self.entries.insert(key, Entry { owner, created: now, seen: now });
+            self.entries.insert(key, Entry::new(owner, now));
             return Learned::Moved;
         }
         let mut outcome = Learned::Added;
@@ -58,9 +67,17 @@ impl Model {
             }
             outcome = Learned::Replaced;
         }
-        self.entries.insert(key, Entry { owner, created: now, seen: now });
+        self.entries.insert(key, Entry::new(owner, now));
         self.queue(owner).push_back(key);
         outcome
+    }
+
+    fn forward(&mut self, key: Key, now: u64) -> Option<Egress> {
+        let entry = self.entries.get_mut(&key)?;
+        if entry.used_in != Some(now / 1000) {
+            (entry.used, entry.used_in) = (now, Some(now / 1000));
+        }
+        Some(entry.owner)
     }
 
     fn remove(&mut self, key: Key) -> bool {
@@ -79,6 +96,7 @@ impl Model {
 #[derive(Debug, Clone)]
 enum Op {
     Learn { mac: u8, net: u16, owner: u8, quota: u32 },
+    Forward { mac: u8, net: u16 },
     Remove { mac: u8, net: u16 },
     FlushOwner(u8),
     FlushNet(u16),
@@ -89,6 +107,7 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         20 => (0u8..48, 0u16..3, 0u8..5, 0u32..20).prop_map(|(mac, net, owner, quota)| Op::Learn { mac, net, owner, quota }),
+        10 => (0u8..48, 0u16..3).prop_map(|(mac, net)| Op::Forward { mac, net }),
         3 => (0u8..48, 0u16..3).prop_map(|(mac, net)| Op::Remove { mac, net }),
         1 => (0u8..5).prop_map(Op::FlushOwner),
         1 => (0u16..3).prop_map(Op::FlushNet),
@@ -122,6 +141,10 @@ proptest! {
                     let quota = if o >= 3 { u32::MAX } else { quota };
                     prop_assert_eq!(fdb.learn(key.0, key.1, owner(o), quota, now), model.learn(key, owner(o), quota, now));
                 }
+                Op::Forward { mac: m, net } => {
+                    let key = (NetId(net), mac(m + 1));
+                    prop_assert_eq!(fdb.forward(key.0, key.1, now), model.forward(key, now));
+                }
                 Op::Remove { mac: m, net } => {
                     let key = (NetId(net), mac(m + 1));
                     prop_assert_eq!(fdb.remove(key.0, key.1), model.remove(key));
@@ -146,7 +169,10 @@ proptest! {
         for entry in fdb.iter() {
             listed += 1;
             let want = &model.entries[&(entry.network, entry.mac)];
-            prop_assert_eq!((entry.egress, entry.created_ms, entry.seen_ms), (want.owner, want.created, want.seen));
+            prop_assert_eq!(
+                (entry.egress, entry.created_ms, entry.seen_ms, entry.used_ms),
+                (want.owner, want.created, want.seen, want.used)
+            );
             prop_assert_eq!(fdb.lookup(entry.network, entry.mac), Some(want.owner));
         }
         prop_assert_eq!(listed, model.entries.len());

@@ -3,14 +3,14 @@
 
 use super::kit::*;
 use super::route::offload_tcp;
-use crate::datapath::{Guard, Ingress, PortId, Verdict};
+use crate::datapath::{Guard, Ingress, Network, PortId, Verdict};
 use packet::{GsoType, Headers, MacAddr, Net, VnetHdr, build};
 use proptest::prelude::*;
 use std::net::IpAddr;
 
 fn any_mac() -> impl Strategy<Value = MacAddr> {
     prop_oneof![
-        6 => prop::sample::select(vec![WEB_MAC, DB_MAC, VM_MAC, VM2_MAC, FAR_MAC, mac(0x77)]),
+        6 => prop::sample::select(vec![WEB_MAC, DB_MAC, VM_MAC, VM2_MAC, FAR_MAC, NODE_MAC, mac(0x77)]),
         4 => prop::sample::select(vec![gw(), red_gw(), own_router(), router_of(B), router_of(C)]),
         2 => Just(MacAddr::BROADCAST),
         1 => prop::sample::select(vec![MacAddr::ZERO, MacAddr([1, 0x80, 0xc2, 0, 0, 0]), MacAddr([0x33, 0x33, 0, 0, 0, 1])]),
@@ -127,7 +127,7 @@ fn damaged(mut frame: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
 
 fn any_ingress() -> impl Strategy<Value = (Ingress, u32)> {
     prop_oneof![
-        6 => (0u32..7).prop_map(|n| (Ingress::Port(PortId(n)), 0)),
+        6 => (0u32..8).prop_map(|n| (Ingress::Port(PortId(n)), 0)),
         3 => (0u32..3, any::<u8>(), 1u32..4).prop_map(|(n, tos, vni)| (underlay(crate::datapath::PeerId(n), tos), vni)),
     ]
 }
@@ -161,12 +161,28 @@ fn fire(w: &mut World, shot: &Shot) -> (Verdict, Vec<Output>) {
     };
     if let Ingress::Port(id) = shot.ingress.0
         && let Some(conf) = w.tables.port(id)
-        && conf.guard == Guard::Declared
         && !matches!(outcome.verdict, Verdict::Drop(_))
     {
-        true_name(conf, &frame);
+        match conf.guard {
+            Guard::Declared => true_name(conf, &frame),
+            Guard::Node => not_a_pods(w.tables.network(conf.network).unwrap(), &frame),
+            Guard::Learning => {}
+        }
     }
     (outcome.verdict, [ticked, outcome.outputs].concat())
+}
+
+/// What got past the guard of the node's port names no pod of this node.
+fn not_a_pods(network: &Network, frame: &[u8]) {
+    let headers = Headers::parse(frame).unwrap();
+    assert_eq!(Headers::src_mac(frame), NODE_MAC);
+    let src = match headers.net {
+        Net::Arp => IpAddr::V4(packet::read_v4(frame, 28)),
+        Net::V4 | Net::V6 => headers.src_ip(frame).unwrap(),
+        Net::Other => panic!("unreadable"),
+    };
+    let owner = network.neighbours.get(&src);
+    assert!(owner.is_none_or(|adjacency| adjacency.mac == NODE_MAC), "{src}");
 }
 
 /// What got past the guard of a declared port names that port, in every place.
@@ -196,21 +212,26 @@ fn true_name(conf: &crate::datapath::Port, frame: &[u8]) {
     }
 }
 
+/// The node of the kit, with or without a port of its own.
+fn some_node(attached: bool) -> World {
+    if attached { World::attached_with(32) } else { World::node_with(32) }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_every_rule_holds(shots in any_shots(40)) {
-        let mut w = World::node_with(32);
+    fn whatever_comes_every_rule_holds(shots in any_shots(40), attached: bool) {
+        let mut w = some_node(attached);
         for shot in &shots {
             fire(&mut w, shot);
         }
     }
 
     #[test]
-    fn same_input_same_output(shots in any_shots(25)) {
+    fn same_input_same_output(shots in any_shots(25), attached: bool) {
         let mut runs = (0..2).map(|_| {
-            let mut w = World::node_with(32);
+            let mut w = some_node(attached);
             let all: Vec<_> = shots.iter().map(|shot| fire(&mut w, shot)).collect();
             let mut fdb: Vec<_> = w.dp.fdb().iter().map(|e| (e.network, e.mac, e.egress)).collect();
             fdb.sort_unstable();

@@ -105,7 +105,9 @@ fn case(w: &mut World, reason: DropReason) -> Option<Case> {
         }
         // Not a verdict of one frame alone: see below.
         NeighbourFailed | NoBuffer => None,
-        TxFull | TxDown | TxOversize | TxOffload | TxError => None,
+        // Before the data path: see the engine's tests.
+        RxLimit => None,
+        TxFull | TxLimit | TxDown | TxOversize | TxOffload | TxError => None,
     }
 }
 
@@ -127,7 +129,7 @@ fn every_reason_has_its_frame() {
         assert_eq!(w.drops(reason), before + 1, "{reason}");
     }
     without.retain(|r| r.stage() != "tx");
-    assert_eq!(without, [DropReason::NeighbourFailed, DropReason::NoBuffer]);
+    assert_eq!(without, [DropReason::RxLimit, DropReason::NeighbourFailed, DropReason::NoBuffer]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn routed(to: &str) -> Vec<u8> {
 }
 
 /// IPv4 with this TTL and a right header checksum, or IPv6 with this hop limit.
-fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
+pub fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
     if frame[14] >> 4 == 6 {
         frame[21] = ttl;
         return frame;
@@ -30,7 +30,7 @@ fn refresh(frame: &mut [u8]) {
 
 /// What a router may change: both MACs, TTL, header checksum. Nothing else did, and all of these are right.
 #[track_caller]
-fn forwarded(before: &[u8], after: &[u8], macs: (MacAddr, MacAddr)) {
+pub fn forwarded(before: &[u8], after: &[u8], macs: (MacAddr, MacAddr)) {
     assert_eq!((Headers::src_mac(after), Headers::dst_mac(after)), macs);
     let mut want = before.to_vec();
     want[..12].copy_from_slice(&after[..12]);
