@@ -1,7 +1,9 @@
 //! A second observer that shares no code with us: tshark reads a capture and says which checksums
 //! it finds wrong.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -39,19 +41,51 @@ fn is_mangled_zero(sums: &[&str], nth: usize) -> bool {
     value(0) == Some("0xffff") && value(1) == Some("0x0000")
 }
 
-fn tshark(file: &Path) -> Cmd {
+/// Protocols over TCP and UDP that tests do speak.
+const SPOKEN: [&str; 5] = ["vxlan", "geneve", "dhcp", "dns", "llc"];
+
+/// The protocols that tshark would see in bytes of ours: those registered for a port that may be an ephemeral one, and
+/// those that guess from the payload. A test whose port happens to be ENIP's or GTP's would else have its random
+/// payload called malformed, or checksums found in it.
+fn unspoken() -> Result<&'static [String]> {
+    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
+    if let Some(names) = NAMES.get() {
+        return Ok(names);
+    }
+    // Lines of tables: "udp.port\t44818\tenip" and "udp\tquic\tT".
+    let ports = Cmd::new("tshark").timeout(LIMIT).args(["-G", "decodes"]).run()?;
+    let guesses = Cmd::new("tshark").timeout(LIMIT).args(["-G", "heuristic-decodes"]).run()?;
+    let ports = ports.lines().filter_map(|line| {
+        let mut fields = line.split('\t');
+        let of_ports = matches!(fields.next()?, "udp.port" | "tcp.port");
+        let port: u16 = fields.next()?.parse().ok()?;
+        fields.next().filter(|_| of_ports && port >= 1024)
+    });
+    let guesses = guesses.lines().filter_map(|line| {
+        let (parent, rest) = line.split_once('\t')?;
+        let name = rest.split('\t').next()?;
+        matches!(parent, "udp" | "tcp").then_some(name)
+    });
+    let names: BTreeSet<&str> = ports.chain(guesses).filter(|name| !SPOKEN.contains(name)).collect();
+    Ok(NAMES.get_or_init(|| names.into_iter().map(str::to_owned).collect()))
+}
+
+fn tshark(file: &Path) -> Result<Cmd> {
     let mut cmd = Cmd::new("tshark").timeout(LIMIT).args(["-n", "-r"]).arg(file);
+    for name in unspoken()? {
+        cmd = cmd.args(["--disable-protocol", name]);
+    }
     for protocol in ["ip", "tcp", "udp"] {
         cmd = cmd.args(["-o", &format!("{protocol}.check_checksum:TRUE")]);
     }
-    cmd
+    Ok(cmd)
 }
 
 /// Reads a file and counts right and wrong checksums, inner ones of tunnels included. Further
 /// options (e.g. `-d udp.port==8472,vxlan`) say how to decode.
 pub fn check_file(file: &Path, options: &[&str]) -> Result<Findings> {
     let mut cmd =
-        tshark(file).args(options).args(["-T", "fields", "-E", "separator=|", "-e", "frame.number"]);
+        tshark(file)?.args(options).args(["-T", "fields", "-E", "separator=|", "-e", "frame.number"]);
     for protocol in PROTOCOLS {
         cmd = cmd.args(["-e", &format!("{protocol}.checksum.status")]);
     }
@@ -96,7 +130,7 @@ pub fn check(captured: &Captured, file: &Path, options: &[&str]) -> Result<Findi
 
 /// The whole decode of a file as JSON, for tests of wire formats.
 pub fn decode(file: &Path, options: &[&str]) -> Result<Vec<Value>> {
-    let text = tshark(file).args(options).args(["-T", "json"]).run()?;
+    let text = tshark(file)?.args(options).args(["-T", "json"]).run()?;
     serde_json::from_str(&text).context("tshark -T json")
 }
 

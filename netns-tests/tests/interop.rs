@@ -218,7 +218,8 @@ fn without_outer_checksums(name: &str, v6: bool) -> Result<()> {
     };
     ensure!(zero(true) > 100, "the kernel sent {} datagrams without checksum", zero(true));
     ensure!(zero(false) == 0, "the switch sent {} datagrams without checksum", zero(false));
-    inner.require_good_checksums(500)?;
+    // Merged frames: how many is the wire's affair, and the number of packets is counted outside.
+    inner.require_good_checksums(50)?;
     if !v6 {
         // Over IPv6 the lab calls a zero wrong, as RFC 8200 does for all but tunnels.
         outer.require_good_checksums(500)?;

@@ -211,6 +211,34 @@ fn corruption_is_seen_by_both_observers() -> Result<()> {
     Ok(())
 }
 
+/// Random payload on a port that is registered for ENIP, or for GTP's tunnels, is not read as theirs.
+fn ports_of_others_are_no_findings() -> Result<()> {
+    lab::install::need(&["tshark"])?;
+    let lab = two_nodes("ports", Underlay::default())?;
+    let (a, b) = (lab.node("a")?, lab.node("b")?);
+    let capture = Capture::start(b.ns(), "uplink0")?;
+    let frame = |port| {
+        let frame = rawframe::Udp {
+            eth_src: a.ns().mac("uplink0")?,
+            eth_dst: b.ns().mac("uplink0")?,
+            src: (a.underlay4().into(), 40_000),
+            dst: (b.underlay4().into(), port),
+            ttl: 64,
+            // A GTP header and what may pass for an IPv4 packet with a wrong checksum.
+            payload: &[&[0x30, 0xff, 0, 30, 0, 0, 0, 1][..], &[0x45; 30][..]].concat(),
+        };
+        frame.frame()
+    };
+    let frames = [frame(44_818)?, frame(2152)?, frame(9)?];
+    rawframe::send(a.ns(), "uplink0", &frames)?;
+    for frame in &frames {
+        capture.wait_for("frame", Duration::from_secs(5), |f| f.raw.bytes == *frame)?;
+    }
+    let findings = lab::tshark::check(&capture.stop().arrived(), &lab.dir().join("ports.pcap"), &[])?;
+    ensure!(findings.malformed == 0 && findings.bad.is_empty() && findings.good >= 6, "{findings:?}");
+    Ok(())
+}
+
 fn tcp_survives_a_bad_wire() -> Result<()> {
     let lab = impaired("bad", Impairment::default())?;
     let (a, b) = (lab.node("a")?, lab.node("b")?);
@@ -531,6 +559,7 @@ fn main() -> ExitCode {
         ("impair::delay", delay),
         ("impair::reordering", reordering),
         ("impair::corruption_is_seen_by_both_observers", corruption_is_seen_by_both_observers),
+        ("impair::ports_of_others_are_no_findings", ports_of_others_are_no_findings),
         ("impair::tcp_survives_a_bad_wire", tcp_survives_a_bad_wire),
         ("impair::path_mtu_hole", path_mtu_hole),
         ("kernel::bridge", kernel_bridge),
