@@ -149,21 +149,32 @@ impl Headers {
     /// Says by name what is wrong; see [`Malformed`].
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, Malformed> {
+        let mut headers = Self::default();
+        headers.read(frame)?;
+        Ok(headers)
+    }
+
+    /// As [`Headers::parse`], in place of what `self` was; after an error it has no meaning.
+    ///
+    /// # Errors
+    /// Those of [`Headers::parse`].
+    #[inline]
+    pub fn read(&mut self, frame: &[u8]) -> Result<(), Malformed> {
         if frame.len() < ETHERNET_LEN {
             return Err(Malformed::Truncated);
         }
         let ether_type = be16(frame, 12);
-        let headers = Self { ether_type, end: frame.len() as u32, ..Self::default() };
+        *self = Self { ether_type, end: frame.len() as u32, ..Self::default() };
         match ether_type {
-            ether_type::IPV4 => headers.ipv4(frame),
-            ether_type::IPV6 => headers.ipv6(frame),
-            ether_type::ARP => headers.arp(frame),
-            _ => Ok(headers),
+            ether_type::IPV4 => self.ipv4(frame),
+            ether_type::IPV6 => self.ipv6(frame),
+            ether_type::ARP => self.arp(frame),
+            _ => Ok(()),
         }
     }
 
     #[inline]
-    fn ipv4(mut self, frame: &[u8]) -> Result<Self, Malformed> {
+    fn ipv4(&mut self, frame: &[u8]) -> Result<(), Malformed> {
         let Some(ip) = frame.get(Self::L3..) else { return Err(Malformed::Truncated) };
         if ip.len() < 20 {
             return Err(Malformed::Truncated);
@@ -188,10 +199,10 @@ impl Headers {
         if self.fragment != Fragment::Later {
             self.transport(frame, Self::L3 + ihl);
         }
-        Ok(self)
+        Ok(())
     }
 
-    fn ipv6(mut self, frame: &[u8]) -> Result<Self, Malformed> {
+    fn ipv6(&mut self, frame: &[u8]) -> Result<(), Malformed> {
         let Some(ip) = frame.get(Self::L3..) else { return Err(Malformed::Truncated) };
         if ip.len() < 40 {
             return Err(Malformed::Truncated);
@@ -221,7 +232,7 @@ impl Headers {
                     if field & 0xfff8 != 0 {
                         self.fragment = Fragment::Later;
                         self.proto = h[0];
-                        return Ok(self);
+                        return Ok(());
                     }
                     if field & 1 != 0 {
                         self.fragment = Fragment::First;
@@ -236,7 +247,7 @@ impl Headers {
                 _ => {
                     self.proto = next;
                     self.transport(frame, Self::L3 + at);
-                    return Ok(self);
+                    return Ok(());
                 }
             };
             if at + len > ip.len() {
@@ -283,7 +294,7 @@ impl Headers {
         self.dport = be16(l4, 2);
     }
 
-    fn arp(mut self, frame: &[u8]) -> Result<Self, Malformed> {
+    fn arp(&mut self, frame: &[u8]) -> Result<(), Malformed> {
         let Some(arp) = frame.get(Self::L3..Self::L3 + 28) else { return Err(Malformed::Truncated) };
         // Ethernet, IPv4, address lengths 6 and 4 (RFC 826).
         if arp[..6] != [0, 1, 8, 0, 6, 4] {
@@ -291,7 +302,7 @@ impl Headers {
         }
         self.net = Net::Arp;
         self.end = (Self::L3 + 28) as u32;
-        Ok(self)
+        Ok(())
     }
 
     /// Source address of an IP packet (`None` for ARP and others). `frame` is the frame that was parsed.

@@ -18,8 +18,8 @@ pub struct Counters {
     pub received_bytes: u64,
     /// Reads from its device that failed, other than for want of a frame; for the node, those of tunnel sockets.
     pub read_errors: u64,
-    /// When a frame from it last passed all checks of its headers and source, in milliseconds of the data path's
-    /// clock. Belongs to the one port or peer and is not summed.
+    /// Of a peer: when a frame from it last passed all checks of its headers and source, in milliseconds of the data
+    /// path's clock. Belongs to the one peer and is not summed.
     pub accepted_ms: Option<u64>,
     /// Frames forwarded to one egress.
     pub unicast: u64,

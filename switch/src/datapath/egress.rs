@@ -48,7 +48,7 @@ pub fn fit<R: Recorder>(
     egress: Egress,
 ) -> Result<(), DropReason> {
     let mtu = mtu(cx.tables, egress).ok_or(DropReason::EgressGone)?;
-    if cx.is_node(egress) && decap::is_nested(cx.tables, cur.bytes, &cur.meta.headers) {
+    if cx.is_node(egress) && nested(cx, cur) {
         return Err(DropReason::Nested);
     }
     let packet = packet_size(&cur.meta.headers, &cur.meta.vnet);
@@ -56,6 +56,18 @@ pub fn fit<R: Recorder>(
     if packet <= mtu {
         return Ok(());
     }
+    too_big(cx, cur, mtu)
+}
+
+/// Only what goes to the node comes by here.
+#[inline(never)]
+fn nested<R: Recorder>(cx: &Context<'_, R>, cur: &Current<'_>) -> bool {
+    decap::is_nested(cx.tables, cur.bytes, &cur.meta.headers)
+}
+
+/// Shrinks the segments of an offload frame, or tells the source.
+#[cold]
+fn too_big<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>, mtu: u32) -> Result<(), DropReason> {
     let headers =
         u32::from(cur.meta.headers.payload) - (Headers::L3 as u32).min(u32::from(cur.meta.headers.payload));
     if matches!(cur.meta.vnet.gso_type, GsoType::Tcp4 | GsoType::Tcp6) && mtu > headers {

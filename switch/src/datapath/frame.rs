@@ -110,10 +110,20 @@ impl Batch {
         &self.buffers[usize::from(frame.buffer)][frame.head as usize..(frame.head + frame.len) as usize]
     }
 
-    /// The bytes of a frame, to edit.
+    /// What stands in the buffer from a frame's head on, whether it belongs to the frame or not: good for a guess of
+    /// what it will need. `None` at the end of the buffer.
     #[inline]
-    pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
-        &mut self.buffers[usize::from(frame.buffer)][frame.head as usize..(frame.head + frame.len) as usize]
+    pub(super) fn peek<const N: usize>(&self, frame: &Frame) -> Option<&[u8; N]> {
+        self.buffers.get(usize::from(frame.buffer))?.get(frame.head as usize..)?.first_chunk()
+    }
+
+    /// A frame with its bytes, both to edit.
+    #[inline]
+    pub fn frame_mut(&mut self, number: usize) -> (&mut Frame, &mut [u8]) {
+        let frame = &mut self.frames[number];
+        let buffer = &mut self.buffers[usize::from(frame.buffer)];
+        let bytes = &mut buffer[frame.head as usize..(frame.head + frame.len) as usize];
+        (frame, bytes)
     }
 
     /// The bytes of a whole buffer, to carve frames out of it.

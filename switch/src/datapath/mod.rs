@@ -95,14 +95,6 @@ impl Default for Config {
     }
 }
 
-/// What is booked of a frame besides its origin, length and verdict.
-struct Facts {
-    /// Packets it stands for.
-    segments: u64,
-    /// Its headers and its source were in order.
-    admitted: bool,
-}
-
 /// The learned state of one worker, and the functions that use it.
 #[derive(Clone)]
 pub struct Datapath {
@@ -160,29 +152,28 @@ impl Datapath {
     ) {
         let before = out.copies;
         for number in 0..batch.frames.len() {
-            if let Some(soon) = batch.frames.get(number + BYTES_AHEAD) {
-                prefetch::line(batch.bytes(soon));
+            if let Some(soon) = batch.frames.get(number + BYTES_AHEAD)
+                && let Some(first) = batch.peek::<1>(soon)
+            {
+                prefetch::line(first);
             }
-            if let Some(next) = batch.frames.get(number + INDEX_AHEAD) {
-                self.prefetch_index(tables, next, batch.bytes(next));
+            if let Some(next) = batch.frames.get(number + INDEX_AHEAD)
+                && let Some(start) = batch.peek(next)
+            {
+                self.prefetch_index(tables, next, start);
             }
-            let mut meta = batch.frames[number];
-            let bytes = batch.bytes_mut(&meta);
+            let (meta, bytes) = batch.frame_mut(number);
             let name = FrameRef::Received(number as u16);
             let length = bytes.len() as u64;
-            let mut facts = Facts { segments: 1, admitted: false };
-            let (origin, verdict) = self.one(tables, now_ms, &mut meta, &mut facts, bytes, name, out, rec);
+            let mut segments = 1;
+            let (origin, verdict) = self.one(tables, now_ms, meta, &mut segments, bytes, name, out, rec);
             let counters = match origin {
                 Some(origin) => self.counters.of(origin),
                 None => &mut self.counters.node,
             };
-            counters.receive(length, facts.segments);
-            if facts.admitted {
-                counters.accepted_ms = Some(now_ms);
-            }
+            counters.receive(length, segments);
             counters.verdict(verdict);
             rec.verdict(verdict);
-            batch.frames[number] = meta;
         }
         self.counters.posted += out.copies - before;
     }
@@ -190,24 +181,24 @@ impl Datapath {
     /// Asks for the FDB line that this frame will need: its destination's, or, from a peer, its source's (the
     /// destinations are pods of this node and at hand).
     #[inline]
-    fn prefetch_index(&self, tables: &Tables, frame: &Frame, bytes: &[u8]) {
+    fn prefetch_index(
+        &self,
+        tables: &Tables,
+        frame: &Frame,
+        start: &[u8; tunnel::Encap::HEADER_LEN + packet::ETHERNET_LEN],
+    ) {
         match frame.ingress {
             Ingress::Port(id) => {
-                if let Some(port) = tables.port(id)
-                    && bytes.len() >= packet::ETHERNET_LEN
-                {
-                    self.fdb.prefetch(port.network, packet::Headers::dst_mac(bytes));
+                if let Some(port) = tables.port(id) {
+                    self.fdb.prefetch(port.network, packet::Headers::dst_mac(start));
                 }
             }
             Ingress::Underlay { .. } => {
                 // The VNI is at the same place in VXLAN and Geneve. Geneve options would make this a wrong guess,
                 // which costs nothing but the prefetch.
-                if let Some(start) = bytes.get(..tunnel::Encap::HEADER_LEN + packet::ETHERNET_LEN) {
-                    let vni = u32::from_be_bytes([0, start[4], start[5], start[6]]);
-                    if let Some(&network) = tables.by_vni.get(&vni) {
-                        self.fdb
-                            .prefetch(network, packet::MacAddr::read(start, tunnel::Encap::HEADER_LEN + 6));
-                    }
+                let vni = u32::from_be_bytes([0, start[4], start[5], start[6]]);
+                if let Some(&network) = tables.by_vni.get(&vni) {
+                    self.fdb.prefetch(network, packet::MacAddr::read(start, tunnel::Encap::HEADER_LEN + 6));
                 }
             }
             Ingress::Peer { .. } => {}
@@ -222,7 +213,7 @@ impl Datapath {
         tables: &Tables,
         now_ms: u64,
         meta: &mut Frame,
-        facts: &mut Facts,
+        segments: &mut u64,
         bytes: &mut [u8],
         name: FrameRef,
         out: &mut Postbox,
@@ -237,8 +228,8 @@ impl Datapath {
                 };
                 let origin = Egress::Port(id);
                 let mut run = || {
-                    meta.headers = parse::frame(bytes, &meta.vnet)?;
-                    facts.segments = tunnel::offload::segments(&meta.headers, &meta.vnet) as u64;
+                    parse::frame_into(bytes, &meta.vnet, &mut meta.headers)?;
+                    *segments = tunnel::offload::segments(&meta.headers, &meta.vnet) as u64;
                     guard::ethernet(network, &tables.node, bytes)?;
                     guard::port(network, port, bytes, &meta.headers)?;
                     rec.step(|| Step::Guard { guard: port.guard });
@@ -247,7 +238,6 @@ impl Datapath {
                 if let Err(reason) = run() {
                     return (Some(origin), Verdict::Drop(reason));
                 }
-                facts.admitted = true;
                 (Some(origin), self.admitted(tables, network, origin, now_ms, meta, bytes, name, out, rec))
             }
             Ingress::Underlay { .. } | Ingress::Peer { .. } => {
@@ -261,9 +251,9 @@ impl Datapath {
                 meta.len -= opened.at as u32;
                 let bytes = &mut bytes[opened.at..];
                 let mut run = || {
-                    meta.headers = parse::frame(bytes, &meta.vnet)?;
+                    parse::frame_into(bytes, &meta.vnet, &mut meta.headers)?;
                     meta.vnet = decap::offload(bytes, &meta.headers, opened.conf);
-                    facts.segments = tunnel::offload::segments(&meta.headers, &meta.vnet) as u64;
+                    *segments = tunnel::offload::segments(&meta.headers, &meta.vnet) as u64;
                     if let Ingress::Underlay { tos, .. } = meta.ingress {
                         decap::ecn(tos, bytes, &meta.headers)?;
                     }
@@ -275,7 +265,7 @@ impl Datapath {
                 if let Err(reason) = run() {
                     return (Some(origin), Verdict::Drop(reason));
                 }
-                facts.admitted = true;
+                self.counters.of(origin).accepted_ms = Some(now_ms);
                 (Some(origin), self.admitted(tables, network, origin, now_ms, meta, bytes, name, out, rec))
             }
         }

@@ -12,11 +12,22 @@ use packet::{Fragment, GsoType, Headers, Net, VnetHdr, checksum, ether_type, ip_
 /// `Malformed`, `BadVnet`.
 #[inline]
 pub fn frame(bytes: &[u8], vnet: &VnetHdr) -> Result<Headers, DropReason> {
-    let headers = Headers::parse(bytes).map_err(|_| DropReason::Malformed)?;
-    if vnet.needs_csum || vnet.is_gso() {
-        checked_offload(&headers, vnet, bytes.len())?;
-    }
+    let mut headers = Headers::default();
+    frame_into(bytes, vnet, &mut headers)?;
     Ok(headers)
+}
+
+/// As [`frame`], to where the headers stay; after an error they have no meaning.
+///
+/// # Errors
+/// `Malformed`, `BadVnet`.
+#[inline(always)]
+pub fn frame_into(bytes: &[u8], vnet: &VnetHdr, headers: &mut Headers) -> Result<(), DropReason> {
+    headers.read(bytes).map_err(|_| DropReason::Malformed)?;
+    if vnet.needs_csum || vnet.is_gso() {
+        checked_offload(headers, vnet, bytes.len())?;
+    }
+    Ok(())
 }
 
 #[inline]

@@ -1,4 +1,4 @@
-//! Counters: packets behind offload frames, and when a port or peer was last heard.
+//! Counters: packets behind offload frames, and when a peer was last heard.
 
 use super::kit::*;
 use super::route::offload_tcp;
@@ -39,15 +39,6 @@ fn a_peer_is_heard_when_a_frame_passes_all_checks_of_its_source() {
     // A successor under the same number has not been heard.
     w.dp.forget(peer(C), w.now);
     assert_eq!((heard(&w, peer(C)), w.dp.counters.node.accepted_ms), (None, None));
-}
-
-#[test]
-fn a_port_is_heard_when_the_guard_lets_it_pass() {
-    let mut w = World::node();
-    w.port_in(WEB, &build::ethernet(DB_MAC, mac(9), 0x0800, &[0; 46]));
-    assert_eq!(heard(&w, port(WEB)), None);
-    w.port_in(WEB, &web_udp(DB_MAC, "10.1.1.3", b"x")).unicast(port(DB));
-    assert_eq!(heard(&w, port(WEB)), Some(w.now));
 }
 
 #[test]
