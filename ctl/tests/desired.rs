@@ -87,7 +87,11 @@ prop_compose! {
     ) -> Port {
         let ips = ip.into_iter().collect();
         let (netns, learning) = if node.is_some() { (String::new(), false) } else { (netns, learning) };
-        let owner = Owner { cni_network: network.clone(), container_id: name.clone() };
+        let owner = Owner {
+            cni_network: network.clone(),
+            container_id: name.clone(),
+            netns_id: Some("4:4026532177:24:boot".to_owned()),
+        };
         let attachment = (owned && node.is_none()).then_some(owner);
         let name = if attachment.is_some() { attachment::port_name(&name, &ifname) } else { name };
         Port {

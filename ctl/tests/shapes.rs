@@ -90,6 +90,48 @@ fn ports_and_peers() {
 }
 
 #[test]
+fn counters_and_limits_of_ports() {
+    let server = lab();
+    server.ok("port add free --network pods --netns n1");
+    let table = server.ok("port stats").out;
+    assert!(!table.contains("QUEUED"), "{table}");
+    server.ok("port add slow --network pods --netns n2 --ingress-rate 50M --ingress-burst 64k");
+    let stats = server.json("port stats");
+    assert_eq!((&stats[0]["ingress"], &stats[0]["rx_frames"]), (&json!(null), &json!(7)));
+    let limit = json!({
+        "rate": 50_000_000, "burst": 64_000, "queued_frames": 0, "queued_bytes": 9, "delayed_frames": 0,
+        "pauses": 0, "paused_ms": 0, "dropped_packets": 0,
+    });
+    assert_eq!((&stats[1]["ingress"], &stats[1]["egress"]), (&limit, &json!(null)));
+    let table = server.ok("port stats").out;
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].ends_with("IO ERRORS  IN/OUT BIT/S  QUEUED BYTES  LIMIT DROPS"), "{table}");
+    assert!(
+        lines[1].ends_with("  0") && lines[2].ends_with("  0          50M/-         9/-           0/-"),
+        "{table}"
+    );
+}
+
+#[test]
+fn long_ids_are_short_in_tables_and_enough_to_name_a_port() {
+    let server = lab();
+    let id = "4f2a90c1d3e5".to_owned() + &"7".repeat(52);
+    let other = "4f2a90c1ffff".to_owned() + &"7".repeat(52);
+    server.ok(&format!("port add {id}/eth0 --network pods --netns n1"));
+    server.ok(&format!("port add {other}/eth0 --network pods --netns n2"));
+    let table = server.ok("port show").out;
+    assert!(table.contains("4f2a90c1d3e5/eth0  pods") && !table.contains(&id), "{table}");
+    assert!(server.ok("--no-trunc port show").out.contains(&id));
+    assert_eq!(server.json("port show 4f2a90c1d3e5/eth0")[0]["name"], format!("{id}/eth0"));
+    assert_eq!(server.json("port stats 4f2a90c1f")[0]["name"], format!("{other}/eth0"));
+    let run = server.swctl("port del 4f2a90c1");
+    assert_eq!(run.code, 1);
+    assert!(run.err.contains("may be any of 2") && run.err.contains(&id), "{}", run.err);
+    server.ok("port del 4f2a90c1d3e5/eth0");
+    assert_eq!(server.json("port show").as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn fdb_has_the_keys_of_bridge() {
     let learned = FdbInfo {
         network: "pods".into(),

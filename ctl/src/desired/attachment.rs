@@ -139,6 +139,9 @@ impl FromStr for PortMapping {
     }
 }
 
+/// Longest [`Owner::netns_id`]: four numbers and what separates them, with room for more.
+const MAX_NETNS_ID: usize = 200;
+
 /// To whom a port of a container runtime belongs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +150,10 @@ pub struct Owner {
     pub cni_network: String,
     /// Key, together with [`Port::ifname`].
     pub container_id: String,
+    /// What [`Port::netns`] led to when the attachment was added, in the daemon's own words: it opens the port in no
+    /// other namespace. Absent: in the one that is called so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<String>,
 }
 
 /// The name of an attachment's port.
@@ -200,6 +207,10 @@ impl Port {
             let expected = port_name(&owner.container_id, &self.ifname);
             if self.name != expected {
                 return Err(format!("the port of this attachment must be named {expected}"));
+            }
+            let odd = |id: &String| id.is_empty() || id.len() > MAX_NETNS_ID || id.contains(char::is_control);
+            if owner.netns_id.as_ref().is_some_and(odd) {
+                return Err("the identity of its network namespace is none".to_owned());
             }
         }
         if let Some(node) = &self.node {

@@ -121,9 +121,11 @@ impl TryFrom<proto::Port> for Port {
             metadata: p.metadata,
             bandwidth: p.bandwidth.map(Into::into).filter(|b| *b != Bandwidth::default()),
             mappings: p.mappings.into_iter().map(|m| mapping(&object, m)).collect::<Checked<_>>()?,
-            attachment: p
-                .attachment
-                .map(|a| Owner { cni_network: a.cni_network, container_id: a.container_id }),
+            attachment: p.attachment.map(|a| Owner {
+                cni_network: a.cni_network,
+                container_id: a.container_id,
+                netns_id: Some(a.netns_id).filter(|id| !id.is_empty()),
+            }),
             node: match p.node {
                 None => None,
                 Some(node) => Some(NodePort {
@@ -159,9 +161,11 @@ impl From<Port> for proto::Port {
             metadata: p.metadata,
             bandwidth: p.bandwidth.map(Into::into),
             mappings: p.mappings.into_iter().map(Into::into).collect(),
-            attachment: p
-                .attachment
-                .map(|a| proto::AttachmentOwner { cni_network: a.cni_network, container_id: a.container_id }),
+            attachment: p.attachment.map(|a| proto::AttachmentOwner {
+                cni_network: a.cni_network,
+                container_id: a.container_id,
+                netns_id: a.netns_id.unwrap_or_default(),
+            }),
             node: p.node.map(|n| proto::NodePort {
                 masquerade: n.masquerade,
                 no_masquerade: n.no_masquerade.iter().map(ToString::to_string).collect(),

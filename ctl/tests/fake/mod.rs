@@ -260,7 +260,15 @@ impl Switch for Fake {
         self.read(|s| {
             let picked = pick(&s.desired.ports, &r.get_ref().names, |p| &p.name, ApiError::no_port)?;
             let counters = Some(Counters { rx_frames: 7, ..Default::default() });
-            let ports = picked.into_iter().map(|p| PortStat { name: p.name.clone(), counters });
+            let limit = |rate: u64, burst| LimitStats { rate, burst, queued_bytes: 9, ..Default::default() };
+            let ingress =
+                |b: desired::Bandwidth| (b.ingress_rate > 0).then(|| limit(b.ingress_rate, b.ingress_burst));
+            let ports = picked.into_iter().map(|p| PortStat {
+                name: p.name.clone(),
+                counters,
+                ingress: p.bandwidth.and_then(ingress),
+                egress: None,
+            });
             Ok(PortStatsReply { ports: ports.collect() })
         })
     }

@@ -105,9 +105,22 @@ pub fn a_pod_with_the_bandwidth_capability_gets_its_rate_both_ways() -> Result<(
         json!({ "ingressRate": RATE, "ingressBurst": 200_000, "egressRate": RATE, "egressBurst": 200_000 });
     let pod = cluster.add_with("a", "limited", &[("bandwidth", limited)])?;
     let other = cluster.add("a", "other")?;
+    let node = cluster.node("a")?;
+    let name = format!("{}/eth0", pod.attached.container.id);
     for (from, to) in [(&other, &pod), (&pod, &other)] {
         tcp(from, to)?;
         udp(from, to)?;
     }
+    // What the operator sees of it.
+    let stats = node.swctl(&["port", "stats", &name])?;
+    for direction in ["ingress", "egress"] {
+        let limit = &stats[0][direction];
+        ensure!(limit["rate"] == RATE && limit["burst"] == 200_000, "{direction}: {stats}");
+        for figure in ["delayed_frames", "pauses", "paused_ms", "dropped_packets"] {
+            ensure!(limit[figure].as_u64().is_some_and(|n| n > 0), "{direction} {figure}: {stats}");
+        }
+    }
+    let text = node.swctl_text(&["port", "stats"])?;
+    ensure!(text.contains("IN/OUT BIT/S") && text.contains("20M/20M"), "{text}");
     cluster.check(&["rx-limit", "tx-limit"])
 }

@@ -25,6 +25,7 @@ fn main() -> std::process::ExitCode {
             the_outside_sees_the_address_of_the_node
             a_range_without_masquerade_sees_the_address_of_the_pod
             large_requests_pass_between_nodes_and_to_the_outside
+            a_node_on_a_shared_subnet_is_told_that_it_needs_an_address_of_its_own
             a_node_comes_up_from_one_file_again_and_again;
         hostports:
             one_host_port_on_different_addresses_and_protocols_leads_to_different_pods
@@ -36,6 +37,7 @@ fn main() -> std::process::ExitCode {
         reuse:
             an_address_reused_at_once_on_its_node_brings_no_frames_for_the_old_pod
             an_address_reused_at_once_on_another_node_brings_no_frames_for_the_old_pod
+            a_path_that_leads_to_another_pod_after_a_restart_is_not_followed
             a_released_address_rests_before_it_is_given_again;
         churn:
             sixteen_pods_added_in_parallel_get_different_addresses_and_all_work

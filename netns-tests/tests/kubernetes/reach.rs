@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use lab::probe::ping;
 use lab::witness::{Transport, Witness, ask_here};
 use lab::{Context, Error, Result, ensure};
+use serde_json::Value;
 
+use crate::reuse::bridged;
 use crate::support::{Cluster, CniPod, FAMILIES, OUT, PORT, expect, node_ip, node_witness};
 
 const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Udp];
@@ -170,6 +172,42 @@ pub fn large_requests_pass_between_nodes_and_to_the_outside() -> Result<()> {
                     ask_outside()?;
                 }
             }
+        }
+    }
+    cluster.check(&[])
+}
+
+/// On a subnet that both nodes have, the gateway's address is no node's own: status says so, and its command helps.
+pub fn a_node_on_a_shared_subnet_is_told_that_it_needs_an_address_of_its_own() -> Result<()> {
+    let cluster = Cluster::planned("stretched", &["a", "b"], |node, plan| {
+        let port = plan.node_port.take();
+        bridged(node, plan);
+        plan.node_port = port;
+    })?;
+    let far = cluster.add("b", "far")?;
+    for node in cluster.members() {
+        let output = node.swctl_output(&["-o", "json", "status"])?;
+        let status: Value = serde_json::from_str(&output.stdout)?;
+        let degraded = status["degraded"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let [only] = degraded else { return Err(Error::failed(format!("degraded: {status}"))) };
+        ensure!(output.code == 6 && only["object"] == "port node", "{only}");
+        let hint = only["hint"].as_str().unwrap_or_default();
+        let commands = hint.split_once(": ").map(|(_, commands)| commands).unwrap_or_default();
+        let own = format!("{:x}", u32::from(node.index()) + 0xf0);
+        let commands = commands
+            .replace("ADDRESS-IN-10.1.0.0/24", &format!("10.1.0.{}/24", u32::from(node.index()) + 240))
+            .replace("ADDRESS-IN-fd00:a::/64", &format!("fd00:a::{own}/64"));
+        for command in commands.split(" && ") {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            let (swctl, arguments) = words.split_first().ok_or("the hint has no command")?;
+            ensure!(*swctl == "swctl", "the hint is {hint}");
+            node.swctl_text(arguments)?;
+        }
+    }
+    for node in cluster.members() {
+        node.settle()?;
+        for v6 in FAMILIES {
+            ping(node.ns(), far.ip(v6)?).context(node.name())?;
         }
     }
     cluster.check(&[])

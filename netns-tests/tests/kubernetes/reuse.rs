@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use lab::cniclient::Container;
 use lab::packet_socket::PacketSocket;
 use lab::plan::Plan;
 use lab::probe::ping;
@@ -18,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::support::{Cluster, CniPod, FAMILIES, expect};
 
 /// Both nodes share one subnet; each gives out its own part of it.
-fn bridged(node: &Node, plan: &mut Plan) {
+pub fn bridged(node: &Node, plan: &mut Plan) {
     plan.subnets =
         vec![("10.1.0.0/24".into(), "10.1.0.1".into()), ("fd00:a::/64".into(), "fd00:a::1".into())];
     let first = u32::from(node.index()) * 50;
@@ -163,6 +164,50 @@ pub fn an_address_reused_at_once_on_its_node_brings_no_frames_for_the_old_pod() 
 
 pub fn an_address_reused_at_once_on_another_node_brings_no_frames_for_the_old_pod() -> Result<()> {
     hands_over("reusethere", "a", "b")
+}
+
+/// While the daemon is away a pod ends and the path that stood for it comes to stand for another, as the numbers of
+/// processes do: the old pod's port stays out of it, and can be deleted.
+pub fn a_path_that_leads_to_another_pod_after_a_restart_is_not_followed() -> Result<()> {
+    let cluster = Cluster::new("recycled", &["a"])?;
+    let a = cluster.node("a")?;
+    let plugin = cluster.plugin("a")?;
+    let stays = cluster.add("a", "stays")?;
+    let (old, container) = cluster.container("old", &[])?;
+    let (new, other) = cluster.container("new", &[])?;
+    let path = a.dir().join("netns-of-4711");
+    let leads_to = |ns: &Ns| -> Result<()> {
+        let next = path.with_extension("next");
+        std::os::unix::fs::symlink(ns.path(), &next)?;
+        Ok(std::fs::rename(next, &path)?)
+    };
+    leads_to(old.ns())?;
+    let container = Container::new(&container.id, path.clone());
+    let attached = plugin.add(&container)?;
+    let port = format!("{}/eth0", container.id);
+    a.kill9()?;
+    drop(old);
+    leads_to(new.ns())?;
+    a.restart()?;
+    // It has no interface, and it is said why and what to do.
+    let links = new.ns().ip_json(&["link", "show"])?;
+    ensure!(links.as_array().map(Vec::len) == Some(1), "the new pod was given {links}");
+    let shown = a.swctl(&["port", "show", &port])?;
+    ensure!(shown[0]["state"] == "failed", "{shown}");
+    let status = a.swctl_output(&["status"])?;
+    ensure!(status.code == 6, "{}", status.stdout);
+    for words in ["was replaced by another of the same name", "CNI DEL or GC", &port] {
+        ensure!(status.stdout.contains(words), "no `{words}` in {}", status.stdout);
+    }
+    let refusal = plugin.check(&attached)?;
+    ensure!(refusal.as_ref().is_err_and(|r| r.code == 101), "CHECK: {refusal:?}");
+    // The new pod's own ADD works beside it, with another address; the others never noticed.
+    let new = CniPod { attached: plugin.add(&other)?, pod: new };
+    ensure!(new.attached.ips != attached.ips, "an address is used twice");
+    ping(stays.ns(), new.ip(true)?)?;
+    plugin.del(&attached)?;
+    ping(stays.ns(), new.ip(false)?)?;
+    cluster.check(&[])
 }
 
 /// Two addresses: the second pod gets the other one, the third none, and is told when there will be.

@@ -9,6 +9,7 @@ mod chain;
 mod control;
 mod cri;
 mod ctr;
+mod demo;
 mod documented;
 mod plugin;
 mod podman;
@@ -45,6 +46,9 @@ fn main() -> std::process::ExitCode {
             ("chain_with_podman", chain::with_podman),
             ("chain_with_containerd", chain::with_containerd),
             ("documented_commands", documented::commands),
+            ("demo_with_namespaces", demo::with_namespaces),
+            ("demo_with_podman", demo::with_podman),
+            ("demo_with_containerd", demo::with_containerd),
         ],
         "runtimes make cgroups and mounts; the run as root makes these claims",
     )

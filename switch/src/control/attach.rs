@@ -8,6 +8,8 @@
 //! Each of these is linear in the number of objects, as every change is: the whole state is checked and written.
 
 mod check;
+#[cfg(test)]
+mod netns_tests;
 mod reap;
 
 use std::collections::HashSet;
@@ -144,7 +146,7 @@ pub fn add(core: &mut Core, request: proto::AddAttachmentRequest, clock: Clock) 
         let old = old.clone();
         agree(&old, request)?;
         revive(core, &name, clock.now)?;
-        return Ok(Added { port: old, existed: true });
+        return added(core, &name, true);
     }
     let network = network(&core.desired, &request.network)?;
     let ips = match request.delegated {
@@ -163,8 +165,14 @@ pub fn add(core: &mut Core, request: proto::AddAttachmentRequest, clock: Clock) 
     let mut port = declare(request, network.name.clone(), ips)?;
     port.mac.get_or_insert(mac(&port));
     port.metadata.insert(ADDED.to_owned(), clock.unix_ms.to_string());
-    core.add_port(port.clone())?;
-    Ok(Added { port, existed: false })
+    core.add_port(port)?;
+    added(core, &name, false)
+}
+
+/// The answer to adding, from the state as it is now.
+fn added(core: &Core, name: &str, existed: bool) -> Result<Added, ApiError> {
+    let port = find(&core.desired, name).ok_or_else(|| ApiError::no_port(name))?.clone();
+    Ok(Added { port, existed })
 }
 
 /// The node's own port in a network.
@@ -175,7 +183,11 @@ pub fn node_port<'a>(desired: &'a DesiredState, network: &str) -> Option<&'a Por
 /// The port of a request, but for what is derived.
 fn declare(request: proto::AddAttachmentRequest, network: String, ips: Vec<IpNet>) -> Result<Port, ApiError> {
     let key = request.key.unwrap_or_default();
-    let owner = proto::AttachmentOwner { cni_network: request.cni_network, container_id: key.container_id };
+    let owner = proto::AttachmentOwner {
+        cni_network: request.cni_network,
+        container_id: key.container_id,
+        netns_id: String::new(),
+    };
     Port::try_from(proto::Port {
         name: attachment::port_name(&owner.container_id, &key.ifname),
         network,
@@ -221,6 +233,9 @@ fn agree(old: &Port, request: proto::AddAttachmentRequest) -> Result<(), ApiErro
     let network = if request.network.is_empty() { old.network.clone() } else { request.network.clone() };
     let mut same = declare(request, network, old.ips.clone())?;
     same.mac = same.mac.or(old.mac);
+    if let (Some(owner), Some(known)) = (&mut same.attachment, &old.attachment) {
+        owner.netns_id.clone_from(&known.netns_id);
+    }
     let differing: Vec<&str> = [
         ("CNI network", same.attachment != old.attachment),
         ("network", same.network != old.network),
@@ -249,7 +264,7 @@ fn agree(old: &Port, request: proto::AddAttachmentRequest) -> Result<(), ApiErro
     Err(ApiError::new(Reason::Conflict, text).hint(format!("delete it first: swctl port del {}", old.name)))
 }
 
-/// Makes sure that the device of a declared port is there.
+/// Makes sure that the device of an attachment is there, where its runtime says that it is to be.
 fn revive(core: &mut Core, name: &str, now: Instant) -> Result<(), ApiError> {
     if let Some(up) = core.up(name) {
         let (id, spec, place) = (up.id, up.spec.clone(), up.place);
@@ -259,7 +274,7 @@ fn revive(core: &mut Core, name: &str, now: Instant) -> Result<(), ApiError> {
             Err(e) => tracing::warn!(port = name, "cannot look at the device: {e}"),
         }
     }
-    core.retry_port(name)
+    core.add_port_again(name)
 }
 
 /// Deletes an attachment; false when there is none.

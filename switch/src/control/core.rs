@@ -167,16 +167,47 @@ impl Core {
     /// As [`Core::commit`], and why the device could not be made. Then nothing has changed.
     pub fn add_port(&mut self, port: Port) -> Result<u64, ApiError> {
         let mut next = self.desired.clone();
-        next.ports.push(port.clone());
+        next.ports.push(port);
+        self.place(next, self.desired.ports.len())
+    }
+
+    /// Opens the declared port of an attachment that is not open, in the namespace that is called so now: its runtime
+    /// has said that this is the one.
+    ///
+    /// # Errors
+    /// As [`Core::add_port`].
+    pub(super) fn add_port_again(&mut self, name: &str) -> Result<(), ApiError> {
+        if self.up(name).is_some() {
+            return Ok(());
+        }
+        let Some(at) = self.desired.ports.iter().position(|p| p.name == name) else {
+            return Err(ApiError::no_port(name));
+        };
+        let mut next = self.desired.clone();
+        if let Some(owner) = next.ports[at].attachment.as_mut() {
+            owner.netns_id = None;
+        }
+        self.place(next, at).map(drop)
+    }
+
+    /// Makes `next` the desired state once the device of its port number `at` is open. An attachment remembers the
+    /// namespace that it was given: what a runtime's path leads to after a restart may be another pod's. A port added
+    /// by hand does not, since its name says what is meant, whenever that is made anew.
+    fn place(&mut self, mut next: DesiredState, at: usize) -> Result<u64, ApiError> {
         self.check(&next)?;
+        let port = next.ports[at].clone();
         self.prepare_kernel(&next, &port)?;
-        let up = match self.open(&next, &port) {
+        let mut up = match self.open(&next, &port) {
             Ok(up) => up,
             Err(e) => {
                 self.undo_kernel();
                 return Err(e);
             }
         };
+        if let Some(owner) = next.ports[at].attachment.as_mut() {
+            owner.netns_id = Some(up.identity.to_string());
+            up.spec.identity = Some(up.identity.clone());
+        }
         let name = port.name;
         if let Err(e) = self.save(next) {
             self.undo_open(&name, up);

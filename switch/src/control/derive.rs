@@ -10,7 +10,7 @@ use packet::{MacAddr, Vni};
 
 use crate::datapath::{Guard, gateway_mac, router_mac};
 use crate::engine::{Limits, Rate};
-use crate::io::{NetnsRef, PortSpec};
+use crate::io::{NetnsIdentity, NetnsRef, PortSpec};
 use crate::node::NodePlan;
 
 use super::Settings;
@@ -125,8 +125,14 @@ pub fn guard(port: &Port) -> Guard {
 /// subnet; elsewhere it is reached by route only.
 #[must_use]
 pub fn on_segment(peer: &Peer, network: &Network) -> bool {
-    let overlaps =
-        |cidr: &IpNet| network.subnets.iter().any(|s| s.cidr.contains(cidr) || cidr.contains(&s.cidr));
+    let all = applies(peer, network) && peer.pod_cidrs.is_empty();
+    all || network.subnets.iter().any(|s| stretches(peer, network, &s.cidr))
+}
+
+/// Is a subnet of a network also behind a peer?
+#[must_use]
+pub fn stretches(peer: &Peer, network: &Network, subnet: &IpNet) -> bool {
+    let overlaps = |cidr: &IpNet| subnet.contains(cidr) || cidr.contains(subnet);
     applies(peer, network) && (peer.pod_cidrs.is_empty() || peer.pod_cidrs.iter().any(overlaps))
 }
 
@@ -221,6 +227,11 @@ pub fn port_spec(
             Some(_) => NetnsRef::Path(netns),
             None => port.netns.parse().map_err(|e: crate::io::NetnsError| e.to_string())?,
         },
+        identity: port
+            .attachment
+            .as_ref()
+            .and_then(|owner| owner.netns_id.as_deref())
+            .map(NetnsIdentity::stored),
         ifname: port.ifname.clone(),
         mac: port_mac(settings, port),
         mtu: port_mtu(settings, port, network),

@@ -17,6 +17,9 @@ use crate::node::{NodeError, NodeHost, NodePlan, Obstacle, plan};
 const VERIFY: Duration = Duration::from_secs(5);
 /// Time between two looks at everybody's rules, which may be many.
 const OBSTACLES: Duration = Duration::from_secs(60);
+/// After the kernel was waited for in vain: how long nothing is asked of it. All changes wait meanwhile, also those that
+/// have no part in it.
+const REST: Duration = Duration::from_secs(60);
 
 /// What is known about the node's kernel.
 pub struct Kernel {
@@ -25,15 +28,27 @@ pub struct Kernel {
     obstacles: Vec<Obstacle>,
     verify_at: Instant,
     obstacles_at: Instant,
+    /// Until then it is left alone, because it did not answer.
+    rests_until: Option<Instant>,
 }
 
 impl Kernel {
     pub(super) fn new(host: Box<dyn NodeHost + Send>, now: Instant) -> Self {
-        Self { host, problem: None, obstacles: Vec::new(), verify_at: now, obstacles_at: now }
+        Self {
+            host,
+            problem: None,
+            obstacles: Vec::new(),
+            verify_at: now,
+            obstacles_at: now,
+            rests_until: None,
+        }
     }
 
     /// Makes the kernel do what the plan says. Whether it does can be seen in [`Kernel::problem`].
     pub(super) fn follow(&mut self, plan: &NodePlan, now: Instant) {
+        if self.rests(now) {
+            return;
+        }
         match self.host.apply(plan) {
             Ok(changed) => {
                 if let Some(problem) = self.problem.take() {
@@ -43,11 +58,19 @@ impl Kernel {
                     (self.verify_at, self.obstacles_at) = (now + VERIFY, now);
                 }
             }
-            Err(e) => self.report(&e),
+            Err(e) => self.report(&e, now),
         }
     }
 
-    fn report(&mut self, e: &NodeError) {
+    /// Is it not to be asked now? Its problem is then that it did not answer.
+    fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+
+    fn report(&mut self, e: &NodeError, now: Instant) {
+        if matches!(e, NodeError::Stuck { .. }) {
+            self.rests_until = Some(now + REST);
+        }
         let problem = e.to_string();
         if self.problem.as_deref() != Some(&problem) {
             tracing::error!("the node's rules: {problem}");
@@ -57,6 +80,9 @@ impl Kernel {
 
     /// Looks whether all is as it was left, mends it, and finds out what stands in the way.
     pub(super) fn look_after(&mut self, plan: &NodePlan, now: Instant) {
+        if self.rests(now) {
+            return;
+        }
         if now >= self.verify_at {
             self.verify_at = now + VERIFY;
             match self.host.verify() {
@@ -67,10 +93,10 @@ impl Kernel {
                     }
                     self.follow(plan, now);
                 }
-                Err(e) => self.report(&e),
+                Err(e) => return self.report(&e, now),
             }
         }
-        if now >= self.obstacles_at {
+        if now >= self.obstacles_at && !self.rests(now) {
             self.obstacles_at = now + OBSTACLES;
             let found = self.host.obstacles();
             for obstacle in found.iter().filter(|o| !self.obstacles.contains(o)) {
@@ -112,7 +138,17 @@ impl Core {
         if let Some(problem) = wanted.problems.iter().find(|p| p.port == port.name) {
             return Err(ApiError::invalid(object, &problem.text));
         }
+        let now = Instant::now();
+        if self.kernel.rests(now) {
+            let why = self.kernel.problem().unwrap_or_default();
+            return Err(
+                ApiError::new(Reason::Internal, format!("{object}: {why}")).hint("it is tried again soon")
+            );
+        }
         self.kernel.host.apply(&wanted).map(drop).map_err(|e| {
+            if matches!(e, NodeError::Stuck { .. }) {
+                self.kernel.report(&e, now);
+            }
             let reason = match e {
                 NodeError::Permission(_) => Reason::PermissionDenied,
                 _ => Reason::Internal,

@@ -67,6 +67,36 @@ async fn a_port_whose_mappings_cannot_work_is_not_added() {
 }
 
 #[tokio::test]
+async fn a_kernel_that_does_not_answer_is_left_alone_for_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path());
+    committed(&bench, DesiredState { ports: vec![node()], ..state() }).await;
+    let mut core = bench.control.core().await;
+    let start = Instant::now();
+    let waits = || bench.host.state().waits;
+    bench.host.state().stuck = true;
+    let mut web = state().ports[0].clone();
+    web.mappings.push("8080:80".parse().unwrap());
+    let e = core.add_port(web.clone()).unwrap_err();
+    assert!(e.message.contains("did not end within 10s"), "{e}");
+    assert_eq!((waits(), core.desired.ports.len()), (1, 1));
+    // Who asks again is told at once, and what needs nothing of the kernel goes on.
+    let again = core.add_port(web).unwrap_err();
+    assert_eq!(again.message, e.message);
+    core.add_port(state().ports[1].clone()).unwrap();
+    for seconds in [1, 6, 30] {
+        core.look_after(&[], start + Duration::from_secs(seconds)).unwrap();
+    }
+    assert_eq!(waits(), 1);
+    assert!(core.kernel.problem().is_some());
+    core.look_after(&[], Instant::now() + REST).unwrap();
+    assert_eq!(waits(), 2, "then it is asked again");
+    bench.host.state().stuck = false;
+    core.look_after(&[], Instant::now() + 3 * REST).unwrap();
+    assert_eq!(core.kernel.problem(), None);
+}
+
+#[tokio::test]
 async fn what_somebody_touched_is_mended_and_obstacles_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let bench = bench(dir.path());

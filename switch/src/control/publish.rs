@@ -8,7 +8,7 @@
 //! A name that has no number (a port that is not open, a peer that cannot be reached) is left out wherever it
 //! occurs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -157,7 +157,7 @@ impl Publisher {
         tables.node = Node {
             underlay: settings.underlay.map(|u| u.addr),
             router_mac: derive::own_router_mac(settings),
-            tunnel_ports: vec![settings.vxlan_port, settings.geneve_port],
+            tunnel_ports: tunnel_ports(settings, desired),
         };
         tables.ports = vec![None; ids.ports.span()];
         tables.peers = vec![None; ids.peers.span()];
@@ -226,6 +226,14 @@ impl Publisher {
         }
         tables
     }
+}
+
+/// The UDP ports that tunnels end at, here and at peers, in ascending order. Pods that send to one of them would speak
+/// with the node's address, by way of masquerading, to a peer that believes this node.
+fn tunnel_ports(settings: &Settings, desired: &DesiredState) -> Vec<u16> {
+    let own = [settings.vxlan_port, settings.geneve_port];
+    let theirs = desired.peers.iter().map(|peer| derive::peer_port(settings, peer));
+    own.into_iter().chain(theirs).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn make_port(recipe: &PortRecipe) -> Port {

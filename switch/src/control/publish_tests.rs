@@ -156,6 +156,21 @@ fn a_node_port() {
 }
 
 #[test]
+fn ports_of_tunnels_are_ours_and_those_of_peers() {
+    let with = |ports: &[Option<u16>]| {
+        let peers = ports.iter().enumerate();
+        let peers = peers.map(|(n, port)| ctl::desired::Peer {
+            port: *port,
+            ..peer(&format!("node-{n}"), &format!("192.168.77.{}", n + 2), &[])
+        });
+        let desired = DesiredState { peers: peers.collect(), ..state() };
+        built(&desired).0.node.tunnel_ports
+    };
+    assert_eq!(with(&[]), [4789, 6081]);
+    assert_eq!(with(&[None, Some(8472), Some(4789), Some(443), Some(8472)]), [443, 4789, 6081, 8472]);
+}
+
+#[test]
 fn of_equal_prefixes_the_nearer_counts() {
     let mut desired = state();
     let cidr: IpNet = "10.1.2.0/24".parse().unwrap();

@@ -20,7 +20,9 @@ use super::derive;
 use super::program::{ProgramError, add_port};
 use crate::datapath::{Egress, PortId};
 use crate::engine::{Command, Limits};
-use crate::io::{NetnsError, Offloads, OpenError, OpenedPort, PortHealth, PortPlace, PortSpec};
+use crate::io::{
+    NetnsError, NetnsIdentity, Offloads, OpenError, OpenedPort, PortHealth, PortPlace, PortSpec,
+};
 use crate::node::plan;
 
 /// Longest wait for the worker before a device is removed all the same.
@@ -55,6 +57,8 @@ pub struct Up {
     pub network: String,
     /// Where it is.
     pub place: PortPlace,
+    /// The namespace it is in.
+    pub identity: NetnsIdentity,
     /// What the kernel granted.
     pub offloads: Offloads,
     /// When it was opened.
@@ -97,7 +101,7 @@ impl Core {
             .ok_or_else(|| ApiError::no_network(&port.network))?;
         let spec = self.spec(desired, port, network).map_err(|e| ApiError::invalid(&object, e))?;
         let opened = self.opener.open_port(&spec).map_err(|e| explain(&object, &e))?;
-        let (place, offloads) = (opened.place(), opened.offloads);
+        let (place, identity, offloads) = (opened.place(), opened.identity.clone(), opened.offloads);
         let id = PortId(self.ids.ports.take(&port.name));
         tracing::info!(port = port.name, netns = %spec.netns, ifname = spec.ifname, offloads = %offloads, "port opened");
         Ok(Up {
@@ -105,6 +109,7 @@ impl Core {
             spec,
             network: port.network.clone(),
             place,
+            identity,
             offloads,
             since: Instant::now(),
             health: PortHealth::Healthy,
@@ -190,7 +195,9 @@ impl Core {
             match (actual, wanted.get(name.as_str())) {
                 (Actual::Up(up), Some((spec, network))) if up.network == *network && up.spec == *spec => {}
                 (Actual::Up(up), Some((spec, network)))
-                    if up.network == *network && up.spec.same_device(spec) =>
+                    if up.network == *network
+                        && up.spec.same_device(spec)
+                        && spec.identity.as_ref().is_none_or(|wanted| *wanted == up.identity) =>
                 {
                     changed.push((name.clone(), spec.clone()));
                 }
@@ -395,11 +402,13 @@ impl Core {
     }
 }
 
+const REPLACED: &str = "its network namespace was replaced by another of the same name";
+
 /// Why a device is no good any more; `None` while it is there.
 pub(super) fn lost(health: PortHealth) -> Option<&'static str> {
     match health {
         PortHealth::NetnsGone => Some("its network namespace is gone"),
-        PortHealth::NetnsReplaced => Some("its network namespace was replaced by another of the same name"),
+        PortHealth::NetnsReplaced => Some(REPLACED),
         PortHealth::IfaceGone => Some("its device was deleted or renamed"),
         PortHealth::IfaceReplaced => Some("another device has its name"),
         _ => None,
@@ -417,7 +426,8 @@ fn explain(object: &str, e: &OpenError) -> ApiError {
         OpenError::Invalid(_) | OpenError::OwnNamespace(_) | OpenError::Netns(NetnsError::Invalid(_)) => {
             Reason::InvalidArgument
         }
-        OpenError::Netns(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => {
+        OpenError::Replaced(_)
+        | OpenError::Netns(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => {
             Reason::NetnsNotFound
         }
         OpenError::Permission { .. } | OpenError::Netns(NetnsError::Permission { .. }) => {
@@ -441,6 +451,10 @@ fn explain(object: &str, e: &OpenError) -> ApiError {
             error(format!("{} of network namespace {netns} is not a network namespace", path.display()))
                 .hint(*hint)
         }
+        OpenError::Replaced(_) => error(REPLACED.to_owned()).hint(
+            "the pod it was made for has ended: its runtime deletes the port with CNI DEL or GC, or use \
+             `swctl port del`",
+        ),
         OpenError::IfaceExists { ifname, netns, kind } => {
             error(format!("interface {ifname} already exists in namespace {netns} ({kind})"))
                 .hint(format!("choose another name with --ifname, or remove it: ip link del {ifname}"))

@@ -17,7 +17,8 @@ use super::{Control, Settings, Underlay, fs};
 use crate::datapath::{Config, Datapath, PortId, Tables};
 use crate::engine::{Command, Inspection};
 use crate::io::{
-    NetnsError, NetnsId, NetnsRef, Offloads, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec,
+    NetnsError, NetnsId, NetnsIdentity, NetnsRef, Offloads, OpenError, OpenedPort, Opener, PortHealth,
+    PortPlace, PortSpec,
 };
 use crate::node::MemoryHost;
 
@@ -120,6 +121,8 @@ pub fn state() -> DesiredState {
 pub struct World {
     /// Namespaces that are not there.
     pub missing: Vec<String>,
+    /// Which namespace of a name there is now, where it is not the first.
+    pub replaced: HashMap<String, u32>,
     /// What a look at a port finds; healthy otherwise.
     pub health: HashMap<String, PortHealth>,
     /// Open ports, by namespace.
@@ -127,6 +130,11 @@ pub struct World {
     /// Everything asked for, in order.
     pub calls: Vec<String>,
     next: u32,
+}
+
+/// What tells the namespace that a name leads to now from others.
+fn identity(world: &World, name: &str) -> NetnsIdentity {
+    NetnsIdentity::stored(&format!("{name}:{}", world.replaced.get(name).unwrap_or(&0)))
 }
 
 #[derive(Clone, Default)]
@@ -143,6 +151,10 @@ impl Opener for FakeOpener {
             let path = netns.path();
             return Err(NetnsError::NotFound { netns, path, hint: "make it" }.into());
         }
+        let identity = identity(&world, &name);
+        if spec.identity.as_ref().is_some_and(|wanted| *wanted != identity) {
+            return Err(OpenError::Replaced(spec.netns.clone()));
+        }
         if world.open.insert(name.clone(), spec.clone()).is_some() {
             return Err(OpenError::Busy { ifname: spec.ifname.clone(), netns: spec.netns.clone() });
         }
@@ -151,6 +163,7 @@ impl Opener for FakeOpener {
             fd: OwnedFd::from(std::fs::File::open("/dev/null").unwrap()),
             ifindex: world.next,
             netns_id: NetnsId { dev: 4, ino: 1 },
+            identity,
             offloads: Offloads::ALL,
             gso_max_size: 62_000,
             adopted: false,

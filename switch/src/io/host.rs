@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use ipnet::IpNet;
 use tunnel::underlay::UdpRx;
 
+use super::identity::NetnsIdentity;
 use super::link::{GSO_MAX_SIZE, LinkChange, underlay_mtu};
 use super::netlink::{Netlink, NetlinkError};
 use super::netns::{NetnsError, NetnsId, run_in};
@@ -177,6 +178,11 @@ fn refused(spec: &PortSpec, cause: NetlinkError) -> OpenError {
 
 /// Runs on a thread inside the namespace.
 fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
+    let identity = NetnsIdentity::current()
+        .map_err(|cause| OpenError::Io { what: format!("identifying namespace {}", spec.netns), cause })?;
+    if spec.identity.as_ref().is_some_and(|wanted| *wanted != identity) {
+        return Err(OpenError::Replaced(spec.netns.clone()));
+    }
     let mut netlink = Netlink::open().map_err(|e| refused(spec, e))?;
     let present = netlink.link(&spec.ifname).map_err(|e| refused(spec, e))?;
     if let Some(link) = present.as_ref().filter(|l| !is_ours(l)) {
@@ -204,7 +210,15 @@ fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
         what: format!("keeping interface {} in namespace {}", spec.ifname, spec.netns),
         cause,
     })?;
-    Ok(OpenedPort { ifindex, netns_id, offloads: tap.offloads(), gso_max_size, adopted, fd: tap.into_fd() })
+    Ok(OpenedPort {
+        ifindex,
+        netns_id,
+        identity,
+        offloads: tap.offloads(),
+        gso_max_size,
+        adopted,
+        fd: tap.into_fd(),
+    })
 }
 
 fn attach(spec: &PortSpec, adopted: bool) -> Result<Tap, OpenError> {

@@ -25,6 +25,7 @@ fn isolated(name: &str, body: impl FnOnce()) {
 fn spec() -> PortSpec {
     PortSpec {
         netns: NetnsRef::Name("pod".into()),
+        identity: None,
         ifname: "eth0".into(),
         mac: POD_MAC,
         mtu: 1450,
@@ -316,7 +317,7 @@ fn namespace_deleted_or_replaced_is_noticed() {
         sh("ip netns add pod");
         let mut opener = HostOpener;
         let port = opener.open_port(&spec()).unwrap();
-        let place = port.place();
+        let (place, port_identity) = (port.place(), port.identity.clone());
         sh("ip netns del pod");
         assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::NetnsGone);
         let tap = Tap::from_fd(port.fd, true).unwrap();
@@ -325,7 +326,14 @@ fn namespace_deleted_or_replaced_is_noticed() {
         assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::NetnsReplaced);
         opener.close_port(&spec(), place).unwrap();
         drop(tap);
-        assert!(opener.open_port(&spec()).is_ok());
+        let known = PortSpec { identity: Some(port_identity), ..spec() };
+        let e = opener.open_port(&known).unwrap_err();
+        assert!(matches!(e, OpenError::Replaced(_)), "{e}");
+        assert!(!sh("ip -n pod link").contains("eth0"), "another pod's namespace was touched");
+        let now = opener.open_port(&spec()).unwrap();
+        let known = PortSpec { identity: Some(now.identity), ..spec() };
+        drop(now.fd);
+        assert!(opener.open_port(&known).is_ok());
         sh("touch /run/netns/stale");
         let e = NetnsRef::Name("stale".into()).open().unwrap_err();
         assert!(e.to_string().contains("its mount is gone"), "{e}");

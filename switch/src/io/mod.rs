@@ -11,6 +11,7 @@
 use std::io::{self, IoSlice};
 
 pub mod host;
+pub mod identity;
 pub mod link;
 pub mod memory;
 pub mod netlink;
@@ -30,6 +31,7 @@ mod node_tests;
 pub(crate) mod testing;
 
 pub use host::HostOpener;
+pub use identity::NetnsIdentity;
 pub use memory::{MemoryTap, PodEnd};
 pub use netns::{NetnsError, NetnsId, NetnsRef};
 pub use node::NodeLink;

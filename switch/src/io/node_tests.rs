@@ -37,6 +37,7 @@ fn spec(routes: &[NodeRoute]) -> PortSpec {
     let hop = |ip: &str| (ip.parse().unwrap(), GATEWAY);
     PortSpec {
         netns: NetnsRef::own(),
+        identity: None,
         ifname: "swd0".into(),
         mac: MacAddr([0x0a, 0x5b, 0, 0, 0, 1]),
         mtu: 1450,

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use ipnet::IpNet;
 use packet::MacAddr;
 
+use super::identity::NetnsIdentity;
 use super::netlink::NetlinkError;
 use super::netns::{NetnsError, NetnsId, NetnsRef};
 use super::node::NodeLink;
@@ -35,6 +36,8 @@ pub const MAX_MTU: u32 = 65_521;
 pub struct PortSpec {
     /// The pod's network namespace.
     pub netns: NetnsRef,
+    /// Only in this one, whatever is called so by now. Absent: in the one that is.
+    pub identity: Option<NetnsIdentity>,
     /// The interface's name in it.
     pub ifname: String,
     /// The pod's Ethernet address.
@@ -75,6 +78,8 @@ pub struct OpenedPort {
     pub ifindex: u32,
     /// The namespace.
     pub netns_id: NetnsId,
+    /// The same, to be known again after a restart.
+    pub identity: NetnsIdentity,
     /// What the kernel granted.
     pub offloads: Offloads,
     /// Largest offload frame the pod hands over; the kernel's default where it cannot be set.
@@ -152,6 +157,9 @@ pub enum OpenError {
     /// The namespace cannot be used.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// The name leads to another namespace than [`PortSpec::identity`].
+    #[error("{0} is another network namespace now than the one this port was made for")]
+    Replaced(NetnsRef),
     /// The namespace is the switch's own, where a default route would cut the node off.
     #[error(
         "namespace {0} is the switch's own: a default route there would take the node off its network; name the pod's namespace, or ask for no default route"
@@ -293,11 +301,12 @@ impl PortSpec {
     }
 
     /// Is the device of one spec also that of the other, so that [`Opener::restore_port`] leads from one to the
-    /// other without closing it?
+    /// other without closing it? An open device is where it is, so what namespace is asked for does not count.
     #[must_use]
     pub fn same_device(&self, other: &Self) -> bool {
         self.node.is_some() == other.node.is_some()
-            && Self { node: None, ..self.clone() } == Self { node: None, ..other.clone() }
+            && Self { node: None, identity: None, ..self.clone() }
+                == Self { node: None, identity: None, ..other.clone() }
     }
 }
 
@@ -310,6 +319,7 @@ mod tests {
     fn spec() -> PortSpec {
         PortSpec {
             netns: NetnsRef::Name("x".into()),
+            identity: None,
             ifname: "eth0".into(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1450,

@@ -8,14 +8,16 @@
 //! Several daemons in one namespace need tables of different names.
 
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nftables::schema::Nftables;
 use serde_json::Value;
 
 use super::obstacles::{self, Facts, Obstacle};
 use super::plan::{Mapping, NodePlan};
-use super::{NodeError, conntrack, nft, rules};
+use super::{NodeError, conntrack, nft, program, rules};
 use crate::io::netlink::Netlink;
 use crate::io::sysctl;
 
@@ -25,7 +27,7 @@ pub trait NodeHost {
     /// changed. To be called again and again: a plan that is in place costs nothing.
     ///
     /// # Errors
-    /// See [`NodeError`]; then everything is as before.
+    /// See [`NodeError`]; then everything is as before, or after [`NodeError::Stuck`] perhaps as the plan says.
     fn apply(&mut self, plan: &NodePlan) -> Result<bool, NodeError>;
 
     /// Removes everything, also what an earlier run left.
@@ -53,7 +55,15 @@ pub struct NftHost {
     plan: NodePlan,
     known: Known,
     unforgotten: Option<String>,
+    /// Listing the rules of others took too long; not before then is it tried again.
+    list_again_at: Option<Instant>,
 }
+
+/// How long others' rules are not listed again after that took too long.
+const REST: Duration = Duration::from_secs(600);
+
+/// Listing the rules of others took too long.
+struct Slow;
 
 /// What is known about the table.
 #[derive(Debug)]
@@ -78,7 +88,13 @@ impl NftHost {
             return Err(NodeError::TableName(table.chars().take(200).collect()));
         }
         let known = Known::Nothing;
-        Ok(Self { table: table.to_owned(), plan: NodePlan::default(), known, unforgotten: None })
+        Ok(Self {
+            table: table.to_owned(),
+            plan: NodePlan::default(),
+            known,
+            unforgotten: None,
+            list_again_at: None,
+        })
     }
 
     /// Removes the table; true if there was one.
@@ -115,19 +131,13 @@ impl NftHost {
         }
     }
 
-    fn facts(&self) -> Facts {
+    fn facts(&mut self) -> Facts {
         let uplink = self.uplink();
         let devices = self.plan.devices.iter().map(|d| d.ifname.clone());
         let strict =
             devices.chain(uplink.clone()).filter(|ifname| sysctl::strict_rp_filter(ifname)).collect();
-        let legacy = |names: &str, tool: &str| {
-            let in_use = fs::read_to_string(Path::new("/proc/thread-self/net").join(names)).ok()?;
-            in_use.lines().find(|l| *l == "filter")?;
-            let output = nft::run(nft::find(tool)?, &["-t", "filter"], None).ok()?;
-            String::from_utf8(output.stdout).ok()
-        };
-        Facts {
-            nft: nft::find("nft").is_some(),
+        let mut facts = Facts {
+            nft: program::find("nft").is_some(),
             table: self.table.clone(),
             unset: settings(&self.plan)
                 .into_iter()
@@ -138,20 +148,38 @@ impl NftHost {
                 .collect(),
             uplink,
             strict,
-            ruleset: self.ruleset(),
-            legacy_v4: legacy("ip_tables_names", "iptables-legacy-save"),
-            legacy_v6: legacy("ip6_tables_names", "ip6tables-legacy-save"),
             unforgotten: self.unforgotten.clone(),
+            ..Facts::default()
+        };
+        let now = Instant::now();
+        if self.list_again_at.is_none_or(|at| now >= at) {
+            self.list_again_at = self.list(&mut facts).err().map(|Slow| now + REST);
         }
+        facts.unlisted = self.list_again_at.is_some();
+        facts
     }
 
-    /// The rules of this host, unless nobody but us filters what is forwarded.
-    fn ruleset(&self) -> Option<Value> {
-        let chains = nft::list("listing chains", &["chains"]).ok()?;
-        let others = chains["nftables"].as_array()?.iter().filter_map(|o| o.get("chain"));
+    /// Lists the rules of all firewalls.
+    fn list(&self, facts: &mut Facts) -> Result<(), Slow> {
+        facts.ruleset = self.ruleset()?;
+        facts.legacy_v4 = legacy("ip_tables_names", "iptables-legacy-save")?;
+        facts.legacy_v6 = legacy("ip6_tables_names", "ip6tables-legacy-save")?;
+        Ok(())
+    }
+
+    /// The rules of nftables, unless nobody but us filters what is forwarded.
+    fn ruleset(&self) -> Result<Option<Value>, Slow> {
+        let list = |what, args: &[&str]| match nft::list(what, args) {
+            Err(NodeError::Stuck { .. }) => Err(Slow),
+            other => Ok(other.ok()),
+        };
         let ours = |c: &Value| c["family"] == "inet" && c["table"] == self.table.as_str();
-        others.into_iter().find(|c| c["hook"] == "forward" && !ours(c))?;
-        nft::list("listing the rules", &["ruleset"]).ok()
+        let chains = list("listing chains", &["chains"])?;
+        let others = chains.as_ref().and_then(|c| c["nftables"].as_array()).into_iter().flatten();
+        let filtered = others
+            .filter_map(|object| object.get("chain"))
+            .any(|chain| chain["hook"] == "forward" && !ours(chain));
+        if filtered { list("listing the rules", &["ruleset"]) } else { Ok(None) }
     }
 
     /// The interface that has the underlay address.
@@ -163,9 +191,9 @@ impl NftHost {
     }
 }
 
-impl NodeHost for NftHost {
-    fn apply(&mut self, plan: &NodePlan) -> Result<bool, NodeError> {
-        self.plan = plan.clone();
+impl NftHost {
+    /// Makes the table that of the plan.
+    fn bring(&mut self, plan: &NodePlan) -> Result<bool, NodeError> {
         if plan.devices.is_empty() {
             return self.clear();
         }
@@ -193,10 +221,20 @@ impl NodeHost for NftHost {
         self.unforgotten = conntrack::forget(&stale).err();
         Ok(true)
     }
+}
+
+impl NodeHost for NftHost {
+    fn apply(&mut self, plan: &NodePlan) -> Result<bool, NodeError> {
+        self.plan = plan.clone();
+        let brought = self.bring(plan);
+        if matches!(brought, Err(NodeError::Stuck { .. })) {
+            self.known = Known::Nothing;
+        }
+        brought
+    }
 
     fn remove(&mut self) -> Result<(), NodeError> {
-        self.plan = NodePlan::default();
-        self.clear().map(drop)
+        self.apply(&NodePlan::default()).map(drop)
     }
 
     fn verify(&mut self) -> Result<bool, NodeError> {
@@ -216,7 +254,23 @@ impl NodeHost for NftHost {
     }
 
     fn obstacles(&mut self) -> Vec<Obstacle> {
-        if self.plan.devices.is_empty() { Vec::new() } else { obstacles::of(&self.plan, &self.facts()) }
+        if self.plan.devices.is_empty() {
+            return Vec::new();
+        }
+        let facts = self.facts();
+        obstacles::of(&self.plan, &facts)
+    }
+}
+
+/// What a tool of iptables lists, where its tables are in use.
+fn legacy(names: &str, tool: &str) -> Result<Option<String>, Slow> {
+    let in_use = fs::read_to_string(Path::new("/proc/thread-self/net").join(names)).unwrap_or_default();
+    let Some(tool) = program::find(tool).filter(|_| in_use.lines().any(|l| l == "filter")) else {
+        return Ok(None);
+    };
+    match program::run(tool, &["-t", "filter"], None) {
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(Slow),
+        other => Ok(other.ok().and_then(|output| String::from_utf8(output.stdout).ok())),
     }
 }
 

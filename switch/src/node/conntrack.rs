@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use ctl::desired::Protocol;
 
-use super::nft;
 use super::plan::Mapping;
+use super::program;
 
 /// A UDP port of the node, and whether it is that of IPv4.
 pub(super) type UdpPort = (bool, u16);
@@ -35,14 +35,14 @@ pub(super) fn forget(ports: &[UdpPort]) -> Result<(), String> {
     if ports.is_empty() {
         return Ok(());
     }
-    let Some(program) = nft::find("conntrack") else {
+    let Some(tool) = program::find("conntrack") else {
         return Err("`conntrack` is not installed".to_owned());
     };
     for (v4, port) in ports {
         let family = if *v4 { "ipv4" } else { "ipv6" };
         let port = port.to_string();
         let args = ["-D", "-f", family, "-p", "udp", "--orig-port-dst", &port];
-        let output = nft::run(program.clone(), &args, None).map_err(|e| format!("conntrack: {e}"))?;
+        let output = program::run(tool.clone(), &args, None).map_err(|e| format!("conntrack: {e}"))?;
         let said = String::from_utf8_lossy(&output.stderr);
         // It also fails when there was nothing to forget.
         if !output.status.success() && !said.contains("0 flow entries") {

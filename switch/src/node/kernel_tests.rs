@@ -13,7 +13,7 @@ use packet::{MacAddr, VNET_HDR_LEN, build};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::plan::{Device, Mapping};
-use super::{NftHost, NodeHost, NodePlan, nft};
+use super::{NftHost, NodeError, NodeHost, NodePlan, nft};
 use crate::io::testing::{self, contains, sh};
 use crate::io::{
     HostOpener, NetnsRef, NodeLink, NodeRoute, Opener as _, PortIo as _, PortSpec, READ_BUF_LEN, Tap, sysctl,
@@ -89,6 +89,7 @@ impl Wire {
     fn open(device: &Device) -> Self {
         let spec = PortSpec {
             netns: NetnsRef::own(),
+            identity: None,
             ifname: device.ifname.clone(),
             mac: NODE,
             mtu: 1450,
@@ -278,6 +279,35 @@ fn a_refused_transaction_changes_nothing() {
         assert!(e.to_string().starts_with("setting up the table: nft: "), "{e}");
         assert_eq!(sh("nft list ruleset"), before);
         assert!(host.verify().unwrap() && !host.apply(&good).unwrap());
+    });
+}
+
+/// Takes twice the ten seconds that are being waited for.
+#[test]
+fn a_tool_that_does_not_end_is_not_waited_for() {
+    isolated("a_tool_that_does_not_end_is_not_waited_for", || {
+        let mut host = host();
+        host.apply(&plan(&[])).unwrap();
+        std::fs::write("/run/stuck", "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        sh("chmod 755 /run/stuck");
+        let tool = super::program::find("nft").unwrap();
+        sh(&format!("mount --bind /run/stuck {}", tool.display()));
+        let wanted = plan(&[mapping(Protocol::Tcp, None, 8080, "10.1.1.2")]);
+        let start = Instant::now();
+        let e = host.apply(&wanted).unwrap_err();
+        assert!(matches!(e, NodeError::Stuck { .. }), "{e}");
+        assert!(e.to_string().contains("nft did not end within 10s and was killed"), "{e}");
+        // The rules of others are given up at once, and not asked for again soon.
+        for _ in 0..3 {
+            let told = host.obstacles();
+            assert!(told.iter().any(|o| o.message.contains("takes too long")), "{told:?}");
+        }
+        let took = start.elapsed();
+        assert!((Duration::from_secs(20)..Duration::from_secs(29)).contains(&took), "{took:?}");
+        sh(&format!("umount {}", tool.display()));
+        // What became of the transaction is not known, so it is made again.
+        assert!(!host.verify().unwrap() && host.apply(&wanted).unwrap() && host.verify().unwrap());
+        contains(&sh("nft list ruleset"), &["8080"]);
     });
 }
 

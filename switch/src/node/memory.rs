@@ -13,10 +13,21 @@ pub struct MemoryState {
     pub changes: u32,
     /// There is no `nft`.
     pub without_nft: bool,
+    /// `nft` does not end.
+    pub stuck: bool,
+    /// How often somebody waited for it in vain.
+    pub waits: u32,
     /// Somebody has touched the table.
     pub touched: bool,
     /// What stands in the way.
     pub obstacles: Vec<Obstacle>,
+}
+
+impl MemoryState {
+    fn answer(&mut self) -> Result<(), NodeError> {
+        self.waits += u32::from(self.stuck);
+        if self.stuck { Err(NodeError::Stuck { what: "asking" }) } else { Ok(()) }
+    }
 }
 
 /// Clones share one state.
@@ -37,6 +48,7 @@ impl NodeHost for MemoryHost {
             return self.remove().map(|()| was);
         }
         let mut state = self.state();
+        state.answer()?;
         if state.without_nft {
             return Err(NodeError::NoNft);
         }
@@ -61,7 +73,9 @@ impl NodeHost for MemoryHost {
     }
 
     fn verify(&mut self) -> Result<bool, NodeError> {
-        Ok(!self.state().touched)
+        let mut state = self.state();
+        state.answer()?;
+        Ok(!state.touched)
     }
 
     fn obstacles(&mut self) -> Vec<Obstacle> {

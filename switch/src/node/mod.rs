@@ -14,7 +14,9 @@ pub mod memory;
 mod nft;
 pub mod obstacles;
 pub mod plan;
+mod program;
 pub mod rules;
+pub mod stretch;
 
 #[cfg(test)]
 mod kernel_tests;

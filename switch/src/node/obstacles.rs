@@ -45,6 +45,8 @@ pub struct Facts {
     pub legacy_v4: Option<String>,
     /// `ip6tables-legacy-save -t filter`, if that is in use.
     pub legacy_v6: Option<String>,
+    /// Listing these took too long, so what they do is not known.
+    pub unlisted: bool,
     /// Why flows of changed UDP mappings could not be forgotten.
     pub unforgotten: Option<String>,
 }
@@ -78,6 +80,13 @@ pub fn of(plan: &NodePlan, facts: &Facts) -> Vec<Obstacle> {
                 "{ifname} takes only packets whose sender it leads to: what comes from other nodes may be dropped"
             ),
             format!("sysctl -w {dotted}=2"),
+        );
+    }
+    if facts.unlisted {
+        add(
+            "listing the rules of this host takes too long, so it is not known whether a firewall is in the way"
+                .to_owned(),
+            "see whether this ends: `nft list ruleset`".to_owned(),
         );
     }
     if let Some(why) = &facts.unforgotten {

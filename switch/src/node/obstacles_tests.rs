@@ -27,6 +27,13 @@ fn found(plan: &NodePlan, ruleset: &str) -> Vec<Obstacle> {
 }
 
 #[test]
+fn what_is_not_known_is_said() {
+    let told = of(&plan(), &Facts { unlisted: true, ..facts() });
+    assert_eq!(told.len(), 1);
+    assert!(told[0].message.contains("not known") && told[0].hint.contains("nft list ruleset"), "{told:?}");
+}
+
+#[test]
 fn a_clear_way() {
     assert_eq!(of(&plan(), &facts()), []);
     assert_eq!(found(&plan(), include_str!("captures/open.json")), [], "not even our own chain");

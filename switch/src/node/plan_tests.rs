@@ -112,6 +112,7 @@ fn the_device_is_what_the_opener_takes() {
     let device = plan.device("node").unwrap();
     let spec = crate::io::PortSpec {
         netns: crate::io::NetnsRef::own(),
+        identity: None,
         ifname: device.ifname.clone(),
         mac: packet::MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1450,

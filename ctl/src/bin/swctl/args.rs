@@ -46,6 +46,9 @@ pub struct Global {
     /// Print tables without their first line
     #[arg(long, global = true)]
     pub no_headers: bool,
+    /// Print ids of containers in full in tables
+    #[arg(long, global = true)]
+    pub no_trunc: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

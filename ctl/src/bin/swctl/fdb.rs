@@ -162,9 +162,10 @@ pub fn run(verb: Verb, context: &mut Context) -> Done {
             context.ack(ack)
         }
         Verb::Flush(filter) => {
+            let port = filter.port.map(|name| context.port(name)).transpose()?;
             let request = proto::FlushFdbRequest {
                 network: filter.network.unwrap_or_default(),
-                port: filter.port.unwrap_or_default(),
+                port: port.unwrap_or_default(),
                 peer: filter.peer.unwrap_or_default(),
             };
             let reply = context.call(async |s| s.flush_fdb(request).await)?;
@@ -174,9 +175,10 @@ pub fn run(verb: Verb, context: &mut Context) -> Done {
 }
 
 fn show(args: Show, context: &mut Context) -> Done {
+    let port = args.filter.port.map(|name| context.port(name)).transpose()?;
     let request = proto::ListFdbRequest {
         network: args.filter.network.unwrap_or_default(),
-        port: args.filter.port.unwrap_or_default(),
+        port: port.unwrap_or_default(),
         peer: args.filter.peer.unwrap_or_default(),
         mac: args.mac.map(|m| m.to_string()).unwrap_or_default(),
         limit: args.limit.unwrap_or(0),
@@ -200,6 +202,9 @@ fn add(args: Add, context: &mut Context) -> Done {
     // By itself first, so that a bad address is refused without a connection.
     entry.check().map_err(|_| Failure::Usage(format!("{} is not a unicast address", args.mac)))?;
     entry.network = context.network(args.network)?;
+    if let Place::Port(port) = &mut entry.place {
+        *port = context.port(std::mem::take(port))?;
+    }
     let request = proto::AddFdbRequest { entry: Some(entry.into()), may_exist: args.may_exist };
     let ack = context.call(async |s| s.add_fdb(request).await)?;
     context.ack(ack)

@@ -17,6 +17,7 @@ mod drops;
 mod fdb;
 mod generate;
 mod ledger;
+mod names;
 mod neigh;
 mod network;
 mod peer;
@@ -24,6 +25,7 @@ mod port;
 mod port_options;
 mod print;
 mod route;
+mod stats;
 mod status;
 mod trace;
 

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::args::{parse_name, parse_prefix, parse_text};
 use crate::context::{Context, Done, Failure, Outcome};
-use crate::port::{StatView, state_word};
+use crate::port::state_word;
 use crate::print::{Row, or_dash, span};
+use crate::stats::StatView;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {

@@ -13,6 +13,7 @@ use crate::args::{parse_ifname, parse_name, parse_pair, parse_text};
 use crate::context::{Context, Done, Failure, Outcome};
 use crate::port_options::{Limits, Node, Publish};
 use crate::print::{Row, or_dash, span};
+use crate::stats::PortStatView;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -245,72 +246,10 @@ impl From<proto::PortInfo> for View {
     }
 }
 
-/// Counters of a port or a peer.
-#[derive(Serialize)]
-pub struct StatView {
-    name: String,
-    rx_frames: u64,
-    rx_segments: u64,
-    rx_bytes: u64,
-    rx_drops: u64,
-    tx_frames: u64,
-    tx_segments: u64,
-    tx_bytes: u64,
-    tx_drops: u64,
-    io_errors: u64,
-}
-
-impl Row for StatView {
-    const HEADS: &'static [&'static str] = &[
-        "NAME",
-        "RX FRAMES",
-        "RX SEGS",
-        "RX BYTES",
-        "RX DROPS",
-        "TX FRAMES",
-        "TX SEGS",
-        "TX BYTES",
-        "TX DROPS",
-        "IO ERRORS",
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        let numbers = [
-            self.rx_frames,
-            self.rx_segments,
-            self.rx_bytes,
-            self.rx_drops,
-            self.tx_frames,
-            self.tx_segments,
-            self.tx_bytes,
-            self.tx_drops,
-            self.io_errors,
-        ];
-        std::iter::once(self.name.clone()).chain(numbers.iter().map(u64::to_string)).collect()
-    }
-}
-
-impl StatView {
-    pub fn new(name: String, counters: Option<proto::Counters>) -> Self {
-        let c = counters.unwrap_or_default();
-        Self {
-            name,
-            rx_frames: c.rx_frames,
-            rx_segments: c.rx_segments,
-            rx_bytes: c.rx_bytes,
-            rx_drops: c.rx_drops,
-            tx_frames: c.tx_frames,
-            tx_segments: c.tx_segments,
-            tx_bytes: c.tx_bytes,
-            tx_drops: c.tx_drops,
-            io_errors: c.io_errors,
-        }
-    }
-}
-
 pub fn run(verb: Verb, context: &mut Context) -> Done {
     match verb {
         Verb::Show { names, network } => {
+            let names = context.ports(names)?;
             let request = proto::ListPortsRequest { names, network: network.unwrap_or_default() };
             let reply = context.call(async |s| s.list_ports(request).await)?;
             let rows: Vec<View> = reply.ports.into_iter().map(View::from).collect();
@@ -325,15 +264,14 @@ pub fn run(verb: Verb, context: &mut Context) -> Done {
             context.ack(ack)
         }
         Verb::Del { name, if_exists } => {
-            let request = proto::DeletePortRequest { name, if_exists };
+            let request = proto::DeletePortRequest { name: context.port(name)?, if_exists };
             let ack = context.call(async |s| s.delete_port(request).await)?;
             context.ack(ack)
         }
         Verb::Stats { names } => {
-            let request = proto::PortStatsRequest { names };
+            let request = proto::PortStatsRequest { names: context.ports(names)? };
             let reply = context.call(async |s| s.port_stats(request).await)?;
-            let rows: Vec<StatView> =
-                reply.ports.into_iter().map(|p| StatView::new(p.name, p.counters)).collect();
+            let rows: Vec<PortStatView> = reply.ports.into_iter().map(PortStatView::from).collect();
             context.print.list(&rows)?;
             Ok(Outcome::Done)
         }

@@ -8,13 +8,22 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::args::{Global, Output};
+use crate::names;
 
 /// One line of a table, and the same as a JSON object.
 pub trait Row: Serialize {
     /// Column heads.
     const HEADS: &'static [&'static str];
 
-    /// As many as there are heads.
+    /// The heads of these rows.
+    fn heads(_rows: &[Self]) -> Vec<&'static str>
+    where
+        Self: Sized,
+    {
+        Self::HEADS.to_vec()
+    }
+
+    /// As many as there are heads, or fewer.
     fn cells(&self) -> Vec<String>;
 }
 
@@ -23,6 +32,8 @@ pub struct Printer {
     out: io::BufWriter<io::StdoutLock<'static>>,
     pub json: bool,
     heads: bool,
+    /// Ids of containers are shortened in tables.
+    short: bool,
 }
 
 impl Printer {
@@ -31,6 +42,7 @@ impl Printer {
             out: io::BufWriter::new(io::stdout().lock()),
             json: global.output == Output::Json,
             heads: !global.no_headers,
+            short: !global.no_trunc,
         }
     }
 
@@ -39,7 +51,7 @@ impl Printer {
             return self.object(&rows);
         }
         let cells = rows.iter().map(|r| r.cells().iter().map(|c| clean(c)).collect()).collect();
-        self.table(R::HEADS, cells)
+        self.table(&R::heads(rows), cells)
     }
 
     pub fn object<T: Serialize>(&mut self, object: &T) -> io::Result<()> {
@@ -64,6 +76,9 @@ impl Printer {
     pub fn table(&mut self, heads: &[&str], mut rows: Vec<Vec<String>>) -> io::Result<()> {
         if self.heads && !heads.is_empty() {
             rows.insert(0, heads.iter().map(|&h| h.to_owned()).collect());
+        }
+        if self.short {
+            rows.iter_mut().flatten().for_each(|cell| *cell = names::shortened(cell));
         }
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let mut widths = vec![0; columns];

@@ -284,7 +284,8 @@ fn follow(args: &Args, context: &mut Context) -> Result<Journey, Failure> {
     Ok(journey)
 }
 
-pub fn run(args: Args, context: &mut Context) -> Done {
+pub fn run(mut args: Args, context: &mut Context) -> Done {
+    args.from = args.from.take().map(|name| context.port(name)).transpose()?;
     let mut journey = follow(&args, context)?;
     let (verdict, sentence, good) = journey.verdict();
     let dropped = journey.dropped.take().filter(|_| !good);

@@ -8,6 +8,7 @@ use super::super::Control;
 use super::super::core::Core;
 use super::{existing, names};
 use crate::datapath::Egress;
+use crate::engine::Inspection;
 
 /// An object of the desired state that is known by its name.
 pub(super) trait Named: Sized {
@@ -124,22 +125,28 @@ pub(super) fn delete<T: Named>(
     commit(core, next)
 }
 
+/// What came from a port or peer and went there, as [`Control::stats`] takes it.
+pub(super) fn counters(i: &Inspection<'_>, who: Egress) -> proto::Counters {
+    i.datapath.counters.get(who).map(names::counters).unwrap_or_default()
+}
+
 impl Control {
-    /// Counters by name, of the objects with these names or of all.
-    pub(super) async fn stats<T: Counted>(
+    /// What the worker counts, by name, of the objects with these names or of all; nothing of one that it does not
+    /// have. `of` runs between two of its batches.
+    pub(super) async fn stats<T: Counted, S: Default + Send + 'static>(
         &self,
         names: &[String],
-    ) -> Result<Vec<(String, proto::Counters)>, ApiError> {
+        of: fn(&Inspection<'_>, Egress) -> S,
+    ) -> Result<Vec<(String, S)>, ApiError> {
         let (wanted, answer) = {
             let core = self.core().await;
-            let wanted: Vec<_> = select::<T>(&core.desired, names)?
-                .into_iter()
-                .map(|o| (o.name().to_owned(), T::egress(&core, o.name())))
-                .collect();
-            (wanted, core.ask(|i| i.datapath.counters.clone())?)
+            let wanted = select::<T>(&core.desired, names)?;
+            let who: Vec<_> = wanted.iter().map(|o| T::egress(&core, o.name())).collect();
+            let names: Vec<_> = wanted.into_iter().map(|o| o.name().to_owned()).collect();
+            let stat =
+                move |i: &Inspection<'_>, who: Option<Egress>| who.map(|who| of(i, who)).unwrap_or_default();
+            (names, core.ask(move |i| who.into_iter().map(|who| stat(i, who)).collect::<Vec<S>>())?)
         };
-        let counted = answer.get().await?;
-        let of = |who: Option<Egress>| who.and_then(|who| counted.get(who)).map(names::counters);
-        Ok(wanted.into_iter().map(|(name, who)| (name, of(who).unwrap_or_default())).collect())
+        Ok(wanted.into_iter().zip(answer.get().await?).collect())
     }
 }

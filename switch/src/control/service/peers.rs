@@ -6,7 +6,7 @@ use ctl::proto;
 
 use super::super::core::Core;
 use super::super::{Control, derive};
-use super::objects::{Counted, declared, delete, push, select};
+use super::objects::{Counted, counters, declared, delete, push, select};
 use super::required;
 use crate::datapath::{Egress, PeerId};
 
@@ -70,7 +70,7 @@ impl Control {
         request: proto::PeerStatsRequest,
     ) -> Result<proto::PeerStatsReply, ApiError> {
         let stat = |(name, counters)| proto::PeerStat { name, counters: Some(counters) };
-        let peers = self.stats::<Peer>(&request.names).await?.into_iter().map(stat).collect();
+        let peers = self.stats::<Peer, _>(&request.names, counters).await?.into_iter().map(stat).collect();
         Ok(proto::PeerStatsReply { peers })
     }
 }

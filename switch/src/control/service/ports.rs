@@ -7,9 +7,10 @@ use ctl::proto;
 use super::super::core::Core;
 use super::super::reconcile::Actual;
 use super::super::{Control, derive};
-use super::objects::{Counted, declared, delete, find, select};
+use super::objects::{Counted, counters, declared, delete, find, select};
 use super::{required, status};
 use crate::datapath::Egress;
+use crate::engine::{Inspection, PortLimits, Rate, ShaperStats};
 use crate::io::Offloads;
 
 /// A static entry is about the port's devices and worth nothing without it.
@@ -78,10 +79,44 @@ impl Control {
         &self,
         request: proto::PortStatsRequest,
     ) -> Result<proto::PortStatsReply, ApiError> {
-        let stat = |(name, counters)| proto::PortStat { name, counters: Some(counters) };
-        let ports = self.stats::<Port>(&request.names).await?.into_iter().map(stat).collect();
-        Ok(proto::PortStatsReply { ports })
+        let stats = self.stats::<Port, _>(&request.names, stat).await?;
+        let named = |(name, stat): (String, proto::PortStat)| proto::PortStat {
+            name,
+            // Also of a port that the worker does not have.
+            counters: Some(stat.counters.unwrap_or_default()),
+            ..stat
+        };
+        Ok(proto::PortStatsReply { ports: stats.into_iter().map(named).collect() })
     }
+}
+
+/// All but the name.
+fn stat(i: &Inspection<'_>, who: Egress) -> proto::PortStat {
+    let limits = match who {
+        Egress::Port(id) => i.shapers.of(id, i.now_ms).unwrap_or_default(),
+        Egress::Peer(_) => PortLimits::default(),
+    };
+    proto::PortStat {
+        name: String::new(),
+        counters: Some(counters(i, who)),
+        ingress: limit(limits.limits.ingress, limits.ingress),
+        egress: limit(limits.limits.egress, limits.egress),
+    }
+}
+
+/// One direction that has a limit.
+fn limit(rate: Option<Rate>, stats: Option<ShaperStats>) -> Option<proto::LimitStats> {
+    let (rate, stats) = (rate?, stats?);
+    Some(proto::LimitStats {
+        rate: rate.bytes_per_second.saturating_mul(8),
+        burst: rate.burst_bytes.saturating_mul(8),
+        queued_frames: stats.queued_frames,
+        queued_bytes: stats.queued_bytes,
+        delayed_frames: stats.delayed_frames,
+        pauses: stats.pauses,
+        paused_ms: stats.paused_ms,
+        dropped_packets: stats.dropped_packets,
+    })
 }
 
 fn info(core: &Core, port: &Port) -> proto::PortInfo {

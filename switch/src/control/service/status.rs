@@ -10,6 +10,7 @@ use super::super::reconcile::Actual;
 use super::super::{Control, derive};
 use super::drops::ledger;
 use crate::io::PortHealth;
+use crate::node::stretch;
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -229,6 +230,11 @@ fn degraded(core: &Core) -> Vec<proto::Degraded> {
     }
     for problem in core.plan.problems.iter().filter(|p| core.up(&p.port).is_some()) {
         add(format!("port {}", problem.port), problem.text.clone(), String::new());
+    }
+    for port in core.desired.ports.iter().filter(|p| core.up(&p.name).is_some()) {
+        if let Some(obstacle) = stretch::obstacle(&core.desired, port) {
+            add(format!("port {}", port.name), obstacle.message, obstacle.hint);
+        }
     }
     for peer in &core.desired.peers {
         if let Some(problem) = derive::peer_problem(&core.settings, peer) {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ctl::client::Client;
-use ctl::desired::{DesiredState, FdbEntry, Neighbour, Place, Route, RouteTarget};
+use ctl::desired::{DesiredState, FdbEntry, Neighbour, NodePort, Place, Route, RouteTarget};
 use ctl::error::{ApiError, Reason};
 use ctl::proto;
 use tokio::sync::oneshot;
@@ -134,6 +134,8 @@ async fn ports() {
         reason(call!(s, port_stats, PortStatsRequest { names: vec!["x".into()] })),
         Reason::PortNotFound
     );
+
+    assert_eq!((stats[0].ingress, stats[0].egress), (None, None));
 
     s.bench.opener.0.lock().unwrap().health.insert("web-0".into(), PortHealth::NetnsGone);
     s.bench.opener.0.lock().unwrap().missing.push("web-0".into());
@@ -444,10 +446,16 @@ async fn status_generations_and_documents() {
     let mut more = state();
     more.ports.push(port("late", "pods", &["10.1.1.9/24"]));
     more.networks[0].mtu = Some(1500);
+    // And works although the node has no address of its own on a subnet that the peer has as well.
+    more.peers[0].pod_cidrs.clear();
+    let mut node = port("node", "pods", &[]);
+    (node.netns, node.ifname, node.node) = (String::new(), "swd0".into(), Some(NodePort::default()));
+    more.ports.push(node);
     with_state(&mut s, more).await;
     let degraded = call!(s, get_status, GetStatusRequest {}).unwrap().degraded;
     let objects: Vec<_> = degraded.iter().map(|d| d.object.as_str()).collect();
-    assert_eq!(objects, ["network pods", "port late"]);
+    assert_eq!(objects, ["network pods", "port late", "port node"]);
+    assert!(degraded[2].hint.contains("--node --ip ADDRESS-IN-10.1.1.0/24"), "{}", degraded[2].hint);
     assert_eq!(reason(call!(s, apply, ApplyRequest {})), Reason::InvalidArgument);
     let mut wrong = state();
     wrong.ports[0].network = "x".into();
