@@ -2,6 +2,8 @@
 //! measured. Everything is made from numbers, so that every run measures the same thing.
 #![allow(clippy::expect_used)]
 
+pub mod report;
+
 use packet::{MacAddr, VnetHdr, Vni, build};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

@@ -23,6 +23,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ovsdb-tool", "openvswitch-common"),
     ("ovs-vsctl", "openvswitch-switch"),
     ("ovs-appctl", "openvswitch-common"),
+    // Rivals of the side-by-side measurements.
+    ("vde_switch", "vde2"),
+    ("vde_plug", "vdeplug"),
+    ("tincd", "tinc"),
     ("nsenter", "util-linux"),
     // What the daemon runs for the node's own port.
     ("nft", "nftables"),

@@ -7,8 +7,9 @@
 //! the kernel removes them when it ends.
 //!
 //! Inside, [`lab::Lab`] builds nodes joined by a wire, [`kernel`] and [`ovs`] build peers that are
-//! not ours, [`probe`] measures, [`capture`] and [`tshark`] look on independently. [`runtimes`] makes
-//! machines of nodes, on which container runtimes run.
+//! not ours, [`vde`] and [`tinc`] rivals to measure against, [`probe`] measures, [`capture`] and
+//! [`tshark`] look on independently. [`runtimes`] makes machines of nodes, on which container
+//! runtimes run.
 //!
 //! Nothing here links to the switch: it is started and programmed as users do, by running `swd`
 //! and `swctl`.
@@ -36,7 +37,9 @@ pub mod probe;
 pub mod rawframe;
 pub mod runtimes;
 pub mod swd;
+pub mod tinc;
 pub mod tshark;
+pub mod vde;
 pub mod wait;
 pub mod wire;
 pub mod witness;

@@ -9,56 +9,27 @@ mod contender;
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
+use benches::report::stats::percentiles;
+use clap::Parser;
 use contender::{Contender, Kind, Step};
 use lab::Result;
 
-const USAGE: &str = "\
-cni-latency [--rounds N] [--pods N]
-
-  ADD, ADD to the first answered datagram, CHECK and DEL of swd-cni and of the reference plugin `bridge`,
-  and STATUS of swd-cni, interleaved. Prints medians and 99th percentiles.
-
-  --rounds N    pods added and deleted (100)
-  --pods N      pods already present on each node (100)
-";
-
+/// ADD, ADD to the first answered datagram, CHECK and DEL of swd-cni and of the reference plugin `bridge`, and STATUS
+/// of swd-cni, interleaved. Prints medians and 99th percentiles.
+#[derive(Parser)]
+#[command(name = "cni-latency")]
 struct Options {
+    /// Pods added and deleted
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
+    /// Pods already present on each node
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=200))]
     pods: u32,
 }
 
-fn parse() -> std::result::Result<Option<Options>, String> {
-    let mut options = Options { rounds: 100, pods: 100 };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut number = |name: &str| -> std::result::Result<u32, String> {
-            let text = args.next().unwrap_or_default();
-            text.parse().map_err(|_| format!("{name} takes a number, not `{text}`"))
-        };
-        match arg.as_str() {
-            "--rounds" => options.rounds = number("--rounds")?.clamp(1, 10_000),
-            "--pods" => options.pods = number("--pods")?.clamp(1, 200),
-            "--help" | "-h" => return Ok(None),
-            other => return Err(format!("unknown argument `{other}`\n\n{USAGE}")),
-        }
-    }
-    Ok(Some(options))
-}
-
 fn main() -> ExitCode {
-    let options = match parse() {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            let _ = write!(std::io::stdout(), "{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "cni-latency: {e}");
-            return ExitCode::from(2);
-        }
-    };
+    let options = Options::parse();
     if std::env::var_os("LAB_INSTALL").is_some() {
         return report(lab::install::ensure_tools(contender::TOOLS));
     }
@@ -76,8 +47,8 @@ fn report(result: Result<()>) -> ExitCode {
     }
 }
 
-/// All measurements of one step through one plugin.
-type Times = Vec<Duration>;
+/// All measurements of one step through one plugin, in milliseconds.
+type Times = Vec<f64>;
 
 fn run(options: &Options) -> Result<()> {
     lab::install::need(contender::TOOLS)?;
@@ -87,19 +58,11 @@ fn run(options: &Options) -> Result<()> {
     for round in 1..=options.rounds {
         for (contender, times) in contenders.iter().zip(&mut times) {
             for (step, time) in contender.round(round)? {
-                times[step as usize].push(time);
+                times[step as usize].push(time.as_secs_f64() * 1e3);
             }
         }
     }
     print(options, &contenders, &times)
-}
-
-/// The smallest time that at least this share of the measurements do not exceed.
-fn percentile(times: &Times, share: f64) -> Option<Duration> {
-    let mut sorted = times.clone();
-    sorted.sort();
-    let place = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(place.saturating_sub(1)).copied()
 }
 
 fn print(options: &Options, contenders: &[Contender], times: &[[Times; Step::ALL.len()]]) -> Result<()> {
@@ -110,10 +73,9 @@ fn print(options: &Options, contenders: &[Contender], times: &[[Times; Step::ALL
     for (contender, times) in contenders.iter().zip(times) {
         let mut row = format!("| {} |", contender.name());
         for times in times {
-            let shown = |share| percentile(times, share).map(|t| format!("{:.1}", t.as_secs_f64() * 1e3));
-            match (shown(0.5), shown(0.99)) {
-                (Some(p50), Some(p99)) => row.push_str(&format!(" {p50} / {p99} |")),
-                _ => row.push_str(" not offered |"),
+            match percentiles(times, [0.5, 0.99]) {
+                Some([p50, p99]) => row.push_str(&format!(" {p50:.1} / {p99:.1} |")),
+                None => row.push_str(" not offered |"),
             }
         }
         writeln!(out, "{row}")?;

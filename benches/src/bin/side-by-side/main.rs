@@ -1,187 +1,227 @@
-//! Bulk TCP through several switches on the same machine, in one run, interleaved.
+//! The same work through several switches on the same machine, in one run, interleaved.
 //!
-//! Every contender is set up in fresh namespaces, measured, and torn down, round after round, so that a machine
-//! that gets slower gets slower for all. Both nodes and both pods share the machine's cores; figures of
-//! different machines, or of different runs, are not comparable, ratios within one run are.
+//! Every contender is set up in fresh namespaces, measured, and torn down, round after round, and every other round
+//! in the opposite order, so that a machine that gets slower gets slower for all. Both nodes and both pods share the
+//! machine's cores; figures of different machines, or of different runs, are not comparable, ratios within one
+//! run are.
 
+mod args;
 mod contender;
+mod load;
+mod progress;
+mod views;
+mod work;
 
-use contender::Contender;
-use lab::Result;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-const USAGE: &str = "\
-side-by-side [--rounds N] [--seconds N] [--json FILE]
+use args::Args;
+use benches::report::{Absent, Figure, Run, machine, svg, table};
+use clap::Parser as _;
+use contender::{Contender, Place, Wire};
+use lab::error::Kind;
+use lab::{Context, Error, Result};
+use progress::Progress;
+use work::{Bench, Reading, Work};
 
-  Bulk TCP (iperf3, cubic) with 1 and 4 streams on one node and across nodes through: swd, the kernel (bridge
-  over veth, VXLAN), Open vSwitch's userspace datapath with TAP ports. Prints medians, spread and ratios.
-
-  --rounds N    rounds over all contenders (3)
-  --seconds N   length of each measurement (3)
-  --json FILE   also write every figure of every round
-";
-
-struct Options {
-    rounds: u32,
-    seconds: u32,
-    json: Option<String>,
-}
-
-fn parse() -> std::result::Result<Option<Options>, String> {
-    let mut options = Options { rounds: 3, seconds: 3, json: None };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut number = |name: &str| -> std::result::Result<u32, String> {
-            let text = args.next().unwrap_or_default();
-            text.parse().map_err(|_| format!("{name} takes a number, not `{text}`"))
-        };
-        match arg.as_str() {
-            "--rounds" => options.rounds = number("--rounds")?.clamp(1, 100),
-            "--seconds" => options.seconds = number("--seconds")?.clamp(1, 60),
-            "--json" => options.json = args.next(),
-            "--help" | "-h" => return Ok(None),
-            other => return Err(format!("unknown argument `{other}`\n\n{USAGE}")),
-        }
-    }
-    Ok(Some(options))
-}
+/// Programs that every run needs.
+const TOOLS: &[&str] = &["ip", "bridge", "ethtool", "ping", "iperf3"];
+/// About how long a contender takes to be set up and to go, in seconds.
+const SETTING_UP: f64 = 1.5;
+/// Before each round: how long to see whether the machine does something else.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let options = match parse() {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            let _ = write!(std::io::stdout(), "{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "side-by-side: {e}");
-            return ExitCode::from(2);
-        }
-    };
+    let args = Args::parse();
     if std::env::var_os("LAB_INSTALL").is_some() {
-        return report(lab::install::ensure_tools(contender::TOOLS));
+        return report(install(&args));
     }
     let _sandbox = lab::enter::enter();
-    report(run(&options))
+    report(run(&args))
 }
 
 fn report(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "side-by-side: {e}");
+            let _ = writeln!(io::stderr(), "side-by-side: {e}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// One measured combination.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Cell {
-    contender: Contender,
-    across: bool,
-    streams: u32,
-}
-
-/// Streams of each measurement.
-const STREAMS: [u32; 2] = [1, 4];
-
-fn run(options: &Options) -> Result<()> {
-    lab::install::need(contender::TOOLS)?;
-    let mut figures: Vec<(Cell, Vec<f64>)> = Vec::new();
-    for round in 1..=options.rounds {
-        for across in [false, true] {
-            for contender in Contender::ALL {
-                let gbits = contender.measure(across, &STREAMS, options.seconds)?;
-                for (streams, gbits) in STREAMS.into_iter().zip(gbits) {
-                    let cell = Cell { contender, across, streams };
-                    progress(round, options.rounds, &cell, gbits)?;
-                    match figures.iter_mut().find(|(c, _)| *c == cell) {
-                        Some((_, list)) => list.push(gbits),
-                        None => figures.push((cell, vec![gbits])),
-                    }
-                }
-            }
+/// Outside the sandbox: gets the programs. A contender whose programs are not to be had is left out with that cause.
+fn install(args: &Args) -> Result<()> {
+    lab::install::ensure_tools(TOOLS)?;
+    for contender in args.contenders() {
+        if let Err(e) = lab::install::ensure_tools(contender.tools) {
+            writeln!(io::stderr(), "side-by-side: {} will not run: {e}", contender.label)?;
         }
     }
-    if let Some(path) = &options.json {
-        std::fs::write(path, json(&figures))?;
-    }
-    print(&figures)
-}
-
-fn progress(round: u32, rounds: u32, cell: &Cell, gbits: f64) -> Result<()> {
-    let place = if cell.across { "across nodes" } else { "one node" };
-    let name = cell.contender.name(cell.across);
-    writeln!(
-        std::io::stderr(),
-        "round {round}/{rounds}  {place:<12}  {name:<28} {} streams  {gbits:6.2} Gbit/s",
-        cell.streams
-    )?;
     Ok(())
 }
 
-fn median(list: &[f64]) -> f64 {
-    let mut sorted = list.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let mid = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[mid] } else { (sorted[mid - 1] + sorted[mid]) / 2.0 }
+/// One topology over one underlay: what may be compared.
+#[derive(Clone, Copy)]
+struct Group {
+    place: Place,
+    wire: Wire,
 }
 
-fn print(figures: &[(Cell, Vec<f64>)]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let of = |contender, across, streams| {
-        let cell = Cell { contender, across, streams };
-        figures.iter().find(|(c, _)| *c == cell).map_or(0.0, |(_, list)| median(list))
+impl Group {
+    fn name(&self) -> String {
+        match self.place {
+            Place::OneNode => "one node".to_owned(),
+            Place::Across => format!("across nodes, {} underlay", self.wire.name()),
+        }
+    }
+}
+
+/// The groups that are asked for, with their contenders.
+fn groups(args: &Args) -> Vec<(Group, Vec<&'static Contender>)> {
+    let across = Wire::ALL.into_iter().filter(|wire| args.underlay.contains(wire));
+    let across = across.map(|wire| Group { place: Place::Across, wire });
+    let all = std::iter::once(Group { place: Place::OneNode, wire: Wire::Veth }).chain(across);
+    all.map(|group| (group, args.contenders().filter(|c| c.place == group.place).collect::<Vec<_>>()))
+        .filter(|(_, contenders)| !contenders.is_empty())
+        .collect()
+}
+
+fn run(args: &Args) -> Result<()> {
+    lab::install::need(TOOLS)?;
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let mut run = Run {
+        title: "Side by side".to_owned(),
+        command: format!("benches/side-by-side {}", words.join(" ")).trim_end().to_owned(),
+        machine: machine::describe(),
+        ..Run::default()
     };
-    for across in [false, true] {
-        writeln!(
-            out,
-            "\n{}\n",
-            if across {
-                "Across nodes (TCP, Gbit/s, median [min-max])"
-            } else {
-                "On one node (TCP, Gbit/s, median [min-max])"
+    let groups = groups(args);
+    let works: Vec<Work> = args.work.iter().flat_map(|&kind| work::all(kind)).collect();
+    let each = SETTING_UP + works.iter().map(|w| w.takes(&args.lengths())).sum::<f64>();
+    let stands: usize = groups.iter().map(|(_, contenders)| contenders.len()).sum();
+    let mut progress = Progress::new(each * stands as f64 * f64::from(args.rounds()));
+    let mut wrong = Vec::new();
+    let mut others = Vec::new();
+    for round in 1..=args.rounds() {
+        others.push(100.0 * work::busy(LOOK_AROUND)?);
+        for (group, contenders) in &groups {
+            let mut turn = contenders.clone();
+            if round % 2 == 0 {
+                turn.reverse();
             }
-        )?;
-        writeln!(
-            out,
-            "| switch | 1 stream | 4 streams | swd is, 1 | swd is, 4 |\n| --- | --- | --- | --- | --- |"
-        )?;
-        for contender in Contender::ALL {
-            let mut row = format!("| {} |", contender.name(across));
-            for streams in STREAMS {
-                let cell = Cell { contender, across, streams };
-                let list = figures.iter().find(|(c, _)| *c == cell).map_or(&[][..], |(_, l)| l);
-                let (min, max) = list.iter().fold((f64::MAX, 0.0f64), |(lo, hi), &v| (lo.min(v), hi.max(v)));
-                row.push_str(&format!(" {:.2} [{min:.2}-{max:.2}] |", median(list)));
+            for contender in turn {
+                let mut one =
+                    Turn { run: &mut run, progress: &mut progress, wrong: &mut wrong, group: *group };
+                one.take(contender, &works, args, &format!("round {round}/{}", args.rounds()))?;
             }
-            for streams in STREAMS {
-                row.push_str(&format!(
-                    " {:.2}x |",
-                    of(Contender::Swd, across, streams) / of(contender, across, streams)
-                ));
-            }
-            writeln!(out, "{row}")?;
         }
     }
+    for (group, contenders) in &groups {
+        let baseline = contenders.iter().find(|c| c.baseline).map(|c| c.label.to_owned());
+        run.baselines.extend(baseline.map(|label| (group.name(), label)));
+    }
+    run.notes = views::irregularities(&run);
+    let others: Vec<String> = others.iter().map(|percent| format!("{percent:.0} %")).collect();
+    run.notes.push(format!("Busy with other things before the rounds, of all CPUs: {}.", others.join(", ")));
+    write(args, &run)?;
+    if wrong.is_empty() { Ok(()) } else { Err(Error::failed(wrong.join("\n"))) }
+}
+
+/// One contender in one round.
+struct Turn<'a> {
+    run: &'a mut Run,
+    progress: &'a mut Progress,
+    /// Failures that are not for want of something on this machine.
+    wrong: &'a mut Vec<String>,
+    group: Group,
+}
+
+impl Turn<'_> {
+    /// Sets it up, gives it all the work, and checks its books. What fails is noted, and the run goes on.
+    fn take(&mut self, contender: &Contender, works: &[Work], args: &Args, round: &str) -> Result<()> {
+        let group = self.group.name();
+        let lengths = args.lengths();
+        let stand = match contender.build(self.group.wire) {
+            Ok(stand) => stand,
+            Err(e) => {
+                self.progress.step(SETTING_UP + works.iter().map(|w| w.takes(&lengths)).sum::<f64>());
+                return self.miss(contender, "", &e);
+            }
+        };
+        self.progress.step(SETTING_UP);
+        let mut bench = Bench { stand: &stand, lengths, capacity: None };
+        for work in works {
+            let measured = bench.measure(*work);
+            self.progress.step(work.takes(&lengths));
+            match measured {
+                Ok(readings) => {
+                    let what = format!("{round}  {group}  {:<28}  {:<36}", contender.label, work.name());
+                    self.progress.say(&what, &readings)?;
+                    readings.into_iter().for_each(|reading| self.add(contender, work, reading));
+                }
+                Err(e) => self.miss(contender, &work.name(), &e)?,
+            }
+        }
+        match stand.conserved() {
+            Ok(()) => Ok(()),
+            Err(e) => self.miss(contender, "ledger", &e),
+        }
+    }
+
+    fn add(&mut self, contender: &Contender, work: &Work, reading: Reading) {
+        self.run.add(Figure {
+            group: self.group.name(),
+            contender: contender.label.to_owned(),
+            work: work.name(),
+            metric: reading.metric.to_owned(),
+            unit: reading.unit.to_owned(),
+            values: vec![reading.value],
+        });
+    }
+
+    fn miss(&mut self, contender: &Contender, work: &str, cause: &Error) -> Result<()> {
+        let (group, label) = (self.group.name(), contender.label);
+        let what = format!("{group}, {label}{}{work}", if work.is_empty() { "" } else { ", " });
+        self.progress.complain(&what, cause)?;
+        if cause.kind() == Kind::Failed {
+            self.wrong.push(format!("{what}: {cause}"));
+        }
+        self.run.miss(Absent {
+            group,
+            contender: label.to_owned(),
+            work: work.to_owned(),
+            cause: cause.to_string(),
+        });
+        Ok(())
+    }
+}
+
+/// Tables to standard output, and the files that were asked for.
+fn write(args: &Args, run: &Run) -> Result<()> {
+    let views = views::views(&args.work);
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&benches::report::json::document(run))? + "\n";
+        std::fs::write(path, text).context(path.display())?;
+    }
+    if let Some(dir) = &args.svg {
+        charts(dir, run, &views)?;
+    }
+    table::write(&mut io::stdout().lock(), run, &views)?;
     Ok(())
 }
 
-fn json(figures: &[(Cell, Vec<f64>)]) -> String {
-    let rows: Vec<String> = figures
-        .iter()
-        .map(|(cell, list)| {
-            let values: Vec<String> = list.iter().map(|v| format!("{v:.3}")).collect();
-            format!(
-                "  {{\"switch\": \"{}\", \"across\": {}, \"streams\": {}, \"gbits\": [{}]}}",
-                cell.contender.name(cell.across),
-                cell.across,
-                cell.streams,
-                values.join(", ")
-            )
-        })
-        .collect();
-    format!("[\n{}\n]\n", rows.join(",\n"))
+fn charts(dir: &Path, run: &Run, views: &[benches::report::View]) -> Result<()> {
+    std::fs::create_dir_all(dir).context(dir.display())?;
+    for group in run.groups() {
+        for view in views {
+            if let Some(text) = svg::chart(run, view, group, "swd") {
+                let path = dir.join(svg::file_name(group, view));
+                std::fs::write(&path, text).context(path.display())?;
+            }
+        }
+    }
+    Ok(())
 }
