@@ -8,15 +8,14 @@
 //! cut the same again (but for the IPv4 identification under DF, which means nothing then). A checksum that is
 //! wrong stays visible: its packet goes alone, as it came.
 //!
-//! Limits: [`MAX_OPEN`] flows at once, [`MAX_MERGED`] packets and 65,535 bytes of IP per frame. A flow that
+//! Limits: [`MAX_OPEN`](super::MAX_OPEN) flows at once, [`MAX_MERGED`] packets and 65,535 bytes of IP per frame. A flow that
 //! finds no place evicts another, which only merges less.
 
+use super::open::Open;
 use super::write::{alone, merged};
 use super::{Caps, GroFrame, Output, asks_for_l4, gso_type};
 use packet::{Fragment, GsoType, Headers, Net, checksum, flow, ip_proto, tcp_flag};
 
-/// Flows that can be merged at the same time.
-pub const MAX_OPEN: usize = 64;
 /// Packets in one offload frame.
 pub const MAX_MERGED: usize = 64;
 
@@ -50,46 +49,6 @@ pub struct Merger {
     /// Next packet of the same entry, by input index.
     next: Vec<u32>,
     open: Open,
-}
-
-/// Entries that may be extended: flow hash and entry index.
-#[derive(Debug)]
-struct Open {
-    hash: [u32; MAX_OPEN],
-    entry: [u32; MAX_OPEN],
-    len: usize,
-    victim: usize,
-}
-
-impl Default for Open {
-    fn default() -> Self {
-        Self { hash: [0; MAX_OPEN], entry: [NONE; MAX_OPEN], len: 0, victim: 0 }
-    }
-}
-
-impl Open {
-    fn clear(&mut self) {
-        self.len = 0;
-        self.victim = 0;
-    }
-
-    fn add(&mut self, hash: u32, entry: u32) {
-        let at = if self.len < MAX_OPEN {
-            self.len += 1;
-            self.len - 1
-        } else {
-            self.victim = (self.victim + 1) % MAX_OPEN;
-            self.victim
-        };
-        self.hash[at] = hash;
-        self.entry[at] = entry;
-    }
-
-    fn remove(&mut self, at: usize) {
-        self.len -= 1;
-        self.hash[at] = self.hash[self.len];
-        self.entry[at] = self.entry[self.len];
-    }
 }
 
 impl Merger {
@@ -145,22 +104,25 @@ impl Merger {
         }
         let hash = flow::hash(&f.headers, f.bytes);
         let candidate = candidate(&f, caps);
-        if let Some(at) = self.find(hash, &f, frame) {
-            let index = self.open.entry[at] as usize;
-            if let (Some(c), Some(entry)) = (&candidate, self.entries.get_mut(index)) {
+        let entries = &self.entries;
+        let same =
+            |entry: u32| entries.get(entry as usize).is_some_and(|e| same_flow(&frame(e.first as usize), &f));
+        // There is at most one.
+        if let Some((place, index)) = self.open.find(hash, same) {
+            if let (Some(c), Some(entry)) = (&candidate, self.entries.get_mut(index as usize)) {
                 let first = frame(entry.first as usize);
                 if entry.accepts(c, &first, &f) {
                     entry.verified = entry.verified || intact(&first);
                     if entry.verified && intact(&f) {
                         self.next[entry.last as usize] = i;
                         if entry.append(c, i) {
-                            self.open.remove(at);
+                            self.open.remove(place);
                         }
                         return;
                     }
                 }
             }
-            self.open.remove(at);
+            self.open.remove(place);
         }
         match candidate {
             Some(c) if !c.ends => {
@@ -171,27 +133,15 @@ impl Merger {
         }
     }
 
-    /// The open entry of the same flow; there is at most one.
-    #[inline]
-    fn find<'a>(&self, hash: u32, f: &GroFrame<'_>, frame: &impl Fn(usize) -> GroFrame<'a>) -> Option<usize> {
-        (0..self.open.len).find(|&at| {
-            self.open.hash[at] == hash
-                && self
-                    .entries
-                    .get(self.open.entry[at] as usize)
-                    .is_some_and(|e| same_flow(&frame(e.first as usize), f))
-        })
-    }
-
     #[cold]
     fn close_pair<'a>(&mut self, f: &GroFrame<'_>, frame: &impl Fn(usize) -> GroFrame<'a>) {
-        for at in (0..self.open.len).rev() {
-            let Some(entry) = self.entries.get(self.open.entry[at] as usize) else { continue };
-            let first = frame(entry.first as usize);
-            if first.headers.net == f.headers.net && addresses(&first) == addresses(f) {
-                self.open.remove(at);
-            }
-        }
+        let entries = &self.entries;
+        self.open.remove_where(|entry| {
+            entries.get(entry as usize).is_some_and(|entry| {
+                let first = frame(entry.first as usize);
+                first.headers.net == f.headers.net && addresses(&first) == addresses(f)
+            })
+        });
     }
 }
 

@@ -6,11 +6,13 @@
 
 mod ingest;
 mod merge;
+mod open;
 mod segment;
 mod write;
 
 pub use ingest::ingest;
-pub use merge::{MAX_MERGED, MAX_OPEN, Merger};
+pub use merge::{MAX_MERGED, Merger};
+pub use open::MAX_OPEN;
 pub use segment::{Cut, CutError, MAX_HEADER, MAX_SEGMENTS, Piece, plan, segments};
 pub use write::{GroFrame, Output};
 
