@@ -6,4 +6,5 @@ pub mod datapath;
 pub mod engine;
 pub mod io;
 pub mod node;
+mod ring;
 pub mod worker;

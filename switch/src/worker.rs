@@ -1,9 +1,9 @@
 //! The worker thread: one poll loop that owns its ports, its tunnel sockets and a data path.
 //!
 //! mio is edge-triggered: a source announces itself once, and again only after it has said `WouldBlock`. So a
-//! ready source goes into a ring and stays there until it has been drained; while the ring holds anything the
-//! loop polls without waiting. A turn of the loop is: commands, timers, readiness, one budget of every ready
-//! source, send. The clock is read once per turn. A port leaves the ring when it is closed: its number may be
+//! ready source goes into a ring ([`crate::ring`]) and stays there until it has been drained; while the ring holds
+//! anything the loop polls without waiting. A turn of the loop is: commands, timers, readiness, one visit to the
+//! sources whose turn it is, send. The clock is read once per turn. A port leaves the ring when it is closed: its number may be
 //! another's at once, and that one is not read before the tables name it.
 //!
 //! Nothing else happens on this thread: no log line per frame, no lock, no system call but poll, read, write,
@@ -13,10 +13,10 @@
 use crate::datapath::{Config, PortId};
 use crate::engine::{Command, Effect, Engine, Filled};
 use crate::io::{PortIo, Tap};
+use crate::ring::{Ring, Source};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -29,8 +29,6 @@ use tunnel::underlay::{UdpRx, UdpTx};
 const COMMANDS: usize = 1024;
 /// Commands carried out in one turn, so that a burst of them does not hold up frames.
 const COMMANDS_PER_TURN: usize = 32;
-/// Frames read from one source before the next one's turn.
-const BUDGET: usize = 64;
 /// Events taken from one poll.
 const EVENTS: usize = 256;
 /// Longest sleep: bounds how late a missed timer can be noticed.
@@ -127,22 +125,13 @@ fn reaper<P: Send + 'static>() -> io::Result<Sender<P>> {
     Ok(tx)
 }
 
-/// Something to read from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Port(PortId),
-    Underlay(usize),
-}
-
 struct Worker<P> {
     poll: Poll,
     engine: Engine<P, UdpRx, UdpTx>,
     commands: Receiver<Command<P>>,
     applied: Arc<AtomicU64>,
     /// Sources that may have something to read.
-    ring: VecDeque<Source>,
-    ringed_ports: Vec<bool>,
-    ringed_underlay: u64,
+    ring: Ring,
     /// Ports that no table names yet. They are not read: what a pod's stack sends as soon as its device is up
     /// waits in the device's queue.
     unnamed: Vec<PortId>,
@@ -157,9 +146,7 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             engine: Engine::new(config.datapath, config.rx, config.tx),
             commands,
             applied: Arc::new(AtomicU64::new(0)),
-            ring: VecDeque::new(),
-            ringed_ports: Vec::new(),
-            ringed_underlay: 0,
+            ring: Ring::new(),
             unnamed: Vec::new(),
             started: Instant::now(),
             reaper: reaper()?,
@@ -170,6 +157,7 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
 
     fn register_underlay(&mut self) -> io::Result<()> {
         for (n, rx) in self.engine.underlay_mut().iter().enumerate() {
+            self.ring.admit(Source::Underlay(n));
             self.poll.registry().register(
                 &mut SourceFd(&rx.as_raw_fd()),
                 Token(UNDERLAY + n),
@@ -207,8 +195,8 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             for event in &events {
                 match event.token() {
                     WAKE => {}
-                    Token(n) if n < PORTS => self.ready(Source::Underlay(n - UNDERLAY)),
-                    Token(n) => self.ready(Source::Port(PortId((n - PORTS) as u32))),
+                    Token(n) if n < PORTS => self.ring.ready(Source::Underlay(n - UNDERLAY)),
+                    Token(n) => self.ring.ready(Source::Port(PortId((n - PORTS) as u32))),
                 }
             }
             let now_ms = self.now_ms();
@@ -235,7 +223,7 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
                 }
                 Effect::Closed(id, tap) => {
                     self.unnamed.retain(|unnamed| *unnamed != id);
-                    self.unring(id);
+                    self.ring.remove(Source::Port(id));
                     let _ = self.poll.registry().deregister(&mut SourceFd(&tap.as_raw_fd()));
                     // Without a reaper it is closed here, late but surely.
                     let _ = self.reaper.send(tap);
@@ -260,72 +248,49 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
     }
 
     fn watch(&mut self, id: PortId) {
-        let at = id.0 as usize;
-        if at >= self.ringed_ports.len() {
-            self.ringed_ports.resize(at + 1, false);
-        }
-        let registry = self.poll.registry();
-        if let Some(tap) = self.engine.port_mut(id) {
-            let _ = registry.register(&mut SourceFd(&tap.as_raw_fd()), Token(PORTS + at), Interest::READABLE);
+        let source = Source::Port(id);
+        self.ring.admit(source);
+        let token = Token(PORTS + id.0 as usize);
+        if let Some(tap) = self.engine.port_mut(id)
+            && self
+                .poll
+                .registry()
+                .register(&mut SourceFd(&tap.as_raw_fd()), token, Interest::READABLE)
+                .is_err()
+        {
+            // It would be read once and then never again.
+            self.engine.give_up(id);
+            return;
         }
         // What arrived before the registration is picked up by this first visit.
-        self.ready(Source::Port(id));
+        self.ring.ready(source);
     }
 
-    /// Puts a source into the ring, once.
-    fn ready(&mut self, source: Source) {
-        let fresh = match source {
-            Source::Port(id) => match self.ringed_ports.get_mut(id.0 as usize) {
-                Some(ringed) => !std::mem::replace(ringed, true),
-                None => false,
-            },
-            Source::Underlay(n) => {
-                let bit = 1 << n;
-                let fresh = self.ringed_underlay & bit == 0;
-                self.ringed_underlay |= bit;
-                fresh
-            }
-        };
-        if fresh {
-            self.ring.push_back(source);
-        }
-    }
-
-    /// Takes a port out of the ring.
-    fn unring(&mut self, id: PortId) {
-        if let Some(ringed) = self.ringed_ports.get_mut(id.0 as usize)
-            && std::mem::take(ringed)
-        {
-            self.ring.retain(|source| *source != Source::Port(id));
-        }
-    }
-
-    /// One budget for every source in the ring, then send.
+    /// One visit to the sources whose turn it is, then send.
     fn serve(&mut self, now_ms: u64) {
-        for _ in 0..self.ring.len() {
-            let Some(source) = self.ring.pop_front() else { break };
-            let filled = match source {
-                Source::Port(id) => self.engine.fill_from_port(id, BUDGET),
-                Source::Underlay(n) => self.engine.fill_from_underlay(n, BUDGET),
+        for _ in 0..self.ring.visits() {
+            let Some((source, mut credit)) = self.ring.next() else { break };
+            let filled = loop {
+                let filled = match source {
+                    Source::Port(id) => self.engine.fill_from_port(id, &mut credit),
+                    Source::Underlay(n) => self.engine.fill_from_underlay(n, &mut credit),
+                };
+                if filled != Filled::Full {
+                    break filled;
+                }
+                self.engine.flush(now_ms);
             };
             match filled {
-                Filled::More => self.ring.push_back(source),
-                Filled::Drained | Filled::Gone => match source {
-                    Source::Port(id) => {
-                        if let Some(ringed) = self.ringed_ports.get_mut(id.0 as usize) {
-                            *ringed = false;
-                        }
-                        if filled == Filled::Gone
-                            && let Some(tap) = self.engine.port_mut(id)
-                        {
-                            let _ = self.poll.registry().deregister(&mut SourceFd(&tap.as_raw_fd()));
-                        }
+                Filled::Spent | Filled::Full => self.ring.again(source, credit),
+                Filled::Drained => self.ring.done(source, credit),
+                Filled::Gone => {
+                    self.ring.done(source, credit);
+                    if let Source::Port(id) = source
+                        && let Some(tap) = self.engine.port_mut(id)
+                    {
+                        let _ = self.poll.registry().deregister(&mut SourceFd(&tap.as_raw_fd()));
                     }
-                    Source::Underlay(n) => self.ringed_underlay &= !(1 << n),
-                },
-            }
-            if self.engine.is_full() {
-                self.engine.flush(now_ms);
+                }
             }
         }
         self.engine.flush(now_ms);

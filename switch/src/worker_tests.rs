@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::datapath::{DropReason, Egress, Fib, Guard, Map, NetId, Network, Port, Tables, gateway_mac};
+use crate::engine::{FRAME_COST, QUANTUM};
 use packet::{MacAddr, VNET_HDR_LEN, Vni, build};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -14,6 +15,8 @@ use tunnel::underlay::TxOptions;
 
 const A: PortId = PortId(0);
 const B: PortId = PortId(1);
+/// Frames of these tests that one visit reads: more than a batch takes.
+const BUDGET: usize = QUANTUM as usize / (FRAME_COST as usize + packet::ETHERNET_LEN + 4) + 1;
 /// Long enough for a machine that does many other things. A wake-up that is missed is never made up for: neither
 /// timers nor commands make the worker look at a source.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -214,11 +214,11 @@ fn turn(engine: &mut Twin, source: Option<PortId>, now: u64) {
     match source {
         Some(id) => {
             engine.port_mut(id).unwrap().credit = BATCH_BUFFERS;
-            engine.fill_from_port(id, BATCH_BUFFERS);
+            engine.fill_from_port(id, &mut { i64::MAX });
         }
         None => {
             engine.underlay_mut()[0].credit = 8;
-            engine.fill_from_underlay(0, 8);
+            engine.fill_from_underlay(0, &mut { i64::MAX });
         }
     }
     engine.flush(now);

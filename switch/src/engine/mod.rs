@@ -5,7 +5,7 @@
 //! the same code drives TAPs and UDP sockets under a poll loop ([`crate::worker`]) and their memory twins under
 //! a virtual clock (tests). Time is an argument everywhere.
 //!
-//! Rules: a source is drained until it says `WouldBlock` or the batch is full; a full egress is counted and
+//! Rules: a source is read until it says `WouldBlock`, its credit is used up or the batch is full; a full egress is counted and
 //! dropped, never waited for, never retried; nothing here blocks. Only frames beyond a port's limit wait, in a
 //! bounded queue of their own ([`shaper`]).
 
@@ -16,7 +16,7 @@ pub mod shaper;
 mod transmit;
 
 pub use command::{Command, Inspection};
-pub use receive::Filled;
+pub use receive::{FRAME_COST, Filled, QUANTUM};
 pub use shaper::{Limits, PortLimits, Rate, ShaperStats, Shapers};
 
 use crate::datapath::{Batch, Config, Datapath, Egress, Off, PortId, Postbox, Tables};
@@ -163,6 +163,15 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
     /// The device of a port, for registering it with a poller.
     pub fn port_mut(&mut self, id: PortId) -> Option<&mut P> {
         Some(&mut self.ports.get_mut(id.0 as usize)?.as_mut()?.io)
+    }
+
+    /// Lists a port as dead: it cannot be used any more, control has to open it anew.
+    pub fn give_up(&mut self, id: PortId) {
+        if let Some(slot) = self.ports.get_mut(id.0 as usize).and_then(Option::as_mut)
+            && !std::mem::replace(&mut slot.dead, true)
+        {
+            self.dead.push(id);
+        }
     }
 
     /// The tunnel sockets.

@@ -1,6 +1,6 @@
 //! Filling a batch from a port or a tunnel socket.
 //!
-//! Only `WouldBlock` means that a source is empty. A call that failed for another reason costs one of the budget
+//! Only `WouldBlock` means that a source is empty. A call that failed for another reason costs credit as any other
 //! and leaves the source in the ready ring: readiness is announced by edges, and the frames behind the failure
 //! have had theirs. Failures without end would keep the worker busy, which is seen; a source left alone is not.
 
@@ -11,13 +11,22 @@ use packet::{Headers, VNET_HDR_LEN, VnetHdr};
 use std::io;
 use tunnel::underlay::{UnderlayRx, UnderlayTx};
 
+/// What a frame costs beyond its bytes, in bytes: a call that brings nothing takes as long as copying about this much.
+pub const FRAME_COST: i64 = 3000;
+/// Credit of one visit: 64 of the smallest frames, or three of the largest.
+pub const QUANTUM: i64 = 64 * (FRAME_COST + 60);
+/// What each further datagram of one receive costs.
+const DATAGRAM_COST: i64 = 300;
+
 /// How filling a batch ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Filled {
     /// The source has nothing left; it will announce itself when it has.
     Drained,
-    /// The source may have more: come back to it, it will not announce itself.
-    More,
+    /// The credit is used up. The source may have more: come back to it, it will not announce itself.
+    Spent,
+    /// The batch takes nothing more. The source may have more, and credit.
+    Full,
     /// The device is gone for good.
     Gone,
 }
@@ -29,26 +38,25 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
         self.batch_bytes >= BATCH_BYTES || self.batch.frames.len() >= BATCH_FRAMES || self.batch.is_full()
     }
 
-    /// Reads up to `budget` frames of a port into the batch.
-    pub fn fill_from_port(&mut self, id: PortId, budget: usize) -> Filled {
+    /// Reads frames of a port into the batch while there is credit. The last one may cost more than is left.
+    pub fn fill_from_port(&mut self, id: PortId, credit: &mut i64) -> Filled {
         let Some(slot) = self.ports.get_mut(id.0 as usize).and_then(Option::as_mut) else {
             return Filled::Gone;
         };
         self.limited |= self.shapers.limits_egress(id);
-        for _ in 0..budget {
+        while *credit > 0 {
             if self.batch_bytes >= BATCH_BYTES || self.batch.frames.len() >= BATCH_FRAMES {
-                return Filled::More;
+                return Filled::Full;
             }
-            let Some(buffer) = self.batch.spare() else { return Filled::More };
+            let Some(buffer) = self.batch.spare() else { return Filled::Full };
+            *credit -= FRAME_COST;
             // The virtio-net header ends where the frame begins.
             let read = match slot.io.read(&mut buffer[HEADROOM - VNET_HDR_LEN..]) {
                 Ok(read) => read,
                 Err(e) => match IoFault::of(&e) {
                     IoFault::WouldBlock => return Filled::Drained,
                     IoFault::PortGone => {
-                        if !std::mem::replace(&mut slot.dead, true) {
-                            self.dead.push(id);
-                        }
+                        self.give_up(id);
                         return Filled::Gone;
                     }
                     IoFault::Transient => {
@@ -58,6 +66,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 },
             };
             let len = read.saturating_sub(VNET_HDR_LEN);
+            *credit -= len as i64;
             match VnetHdr::parse(&buffer[HEADROOM - VNET_HDR_LEN..HEADROOM - VNET_HDR_LEN + read]) {
                 Ok(vnet) => {
                     let buffer = self.batch.commit();
@@ -79,17 +88,18 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 }
             }
         }
-        Filled::More
+        Filled::Spent
     }
 
-    /// Receives up to `budget` times from a tunnel socket into the batch; each receive may bring many datagrams.
-    pub fn fill_from_underlay(&mut self, socket: usize, budget: usize) -> Filled {
+    /// Receives from a tunnel socket into the batch while there is credit; each receive may bring many datagrams.
+    pub fn fill_from_underlay(&mut self, socket: usize, credit: &mut i64) -> Filled {
         let Some(rx) = self.rx.get_mut(socket) else { return Filled::Gone };
-        for _ in 0..budget {
+        while *credit > 0 {
             if self.batch_bytes >= BATCH_BYTES || self.batch.frames.len() >= BATCH_FRAMES {
-                return Filled::More;
+                return Filled::Full;
             }
-            let Some(buffer) = self.batch.spare() else { return Filled::More };
+            let Some(buffer) = self.batch.spare() else { return Filled::Full };
+            *credit -= FRAME_COST;
             let datagram = match rx.recv(buffer) {
                 Ok(datagram) => datagram,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Filled::Drained,
@@ -101,6 +111,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
             };
             let buffer = self.batch.commit();
             self.batch_bytes += datagram.len;
+            *credit -= datagram.len as i64 + DATAGRAM_COST * datagram.ranges().len() as i64;
             let ingress = Ingress::Underlay {
                 source: datagram.src.ip().to_canonical(),
                 tos: datagram.tos,
@@ -120,7 +131,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 });
             }
         }
-        Filled::More
+        Filled::Spent
     }
 }
 
@@ -170,7 +181,8 @@ mod tests {
     type Twin = Engine<Flaky<MemoryTap>, Flaky<MemoryRx>, MemoryTx>;
 
     const PORT: PortId = PortId(0);
-    const BUDGET: usize = 64;
+    /// Calls that one quantum pays for, if they bring nothing.
+    const CALLS: usize = QUANTUM as usize / FRAME_COST as usize + 1;
 
     /// A port and a tunnel socket with three frames each, behind this many failures.
     fn twin(failures: usize) -> (Twin, PodEnd) {
@@ -193,22 +205,23 @@ mod tests {
 
     #[test]
     fn failures_never_leave_a_source_that_has_something() {
-        for failures in [0, 1, 7, 8, 9, BUDGET - 1, BUDGET, 5 * BUDGET + 3] {
+        for failures in [0, 1, 7, 8, 9, CALLS - 1, CALLS, 5 * CALLS + 3] {
             for port in [true, false] {
                 let (mut engine, _pod) = twin(failures);
                 let mut visits = 0;
                 // As the worker does: a source is visited again for as long as it is in the ring.
                 loop {
                     visits += 1;
+                    let mut credit = QUANTUM;
                     let filled = if port {
-                        engine.fill_from_port(PORT, BUDGET)
+                        engine.fill_from_port(PORT, &mut credit)
                     } else {
-                        engine.fill_from_underlay(0, BUDGET)
+                        engine.fill_from_underlay(0, &mut credit)
                     };
                     match filled {
-                        Filled::More => assert!(visits <= failures / BUDGET + 1, "visited without end"),
+                        Filled::Spent => assert!(visits <= failures / CALLS + 1, "visited without end"),
                         Filled::Drained => break,
-                        Filled::Gone => panic!("transient failures are not final"),
+                        Filled::Full | Filled::Gone => panic!("neither is the case"),
                     }
                 }
                 assert_eq!(engine.batch.frames.len(), 3, "{failures} failures, port: {port}");

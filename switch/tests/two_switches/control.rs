@@ -124,7 +124,7 @@ fn a_dead_port_is_listed_once() {
     let (id, end) = world.open(0, plan);
     drop(end);
     for _ in 0..100 {
-        world.nodes[0].engine.fill_from_port(id, 64);
+        world.nodes[0].engine.fill_from_port(id, &mut 1);
     }
     let (tx, rx) = std::sync::mpsc::channel();
     world.apply(0, Command::Inspect(Box::new(move |see| tx.send(see.dead_ports.to_vec()).unwrap())));

@@ -6,7 +6,7 @@ use crate::plan::{NetPlan, PeerPlan, Plan, PortPlan, SEED};
 use packet::MacAddr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use switch::datapath::{Config, Counters, DropReason, Egress, PortId};
-use switch::engine::{Command, Effect, Engine, Filled};
+use switch::engine::{Command, Effect, Engine, Filled, QUANTUM};
 use switch::io::{MemoryTap, PodEnd};
 use tunnel::Encap;
 use tunnel::offload::Caps;
@@ -223,10 +223,10 @@ impl Switch {
             moved = true;
         }
         for id in (0..self.plan.ports.len()).map(|n| PortId(n as u32)) {
-            moved |= self.drain(now, |engine| engine.fill_from_port(id, 64));
+            moved |= self.drain(now, |engine| engine.fill_from_port(id, &mut { QUANTUM }));
         }
         for socket in 0..self.engine.underlay_mut().len() {
-            moved |= self.drain(now, |engine| engine.fill_from_underlay(socket, 64));
+            moved |= self.drain(now, |engine| engine.fill_from_underlay(socket, &mut { QUANTUM }));
         }
         moved |= !self.engine.is_idle();
         self.engine.flush(now);
@@ -245,7 +245,7 @@ impl Switch {
             if self.engine.is_full() {
                 self.engine.flush(now);
             }
-            if filled != Filled::More {
+            if !matches!(filled, Filled::Spent | Filled::Full) {
                 break;
             }
         }
