@@ -9,7 +9,8 @@
 //! ```text
 //! TAP --64 KiB frame--> offload::segment   plan the cut; per segment: new headers in an arena,
 //!                          |               payload stays where it was read
-//!                       send::Sender       runs of equal-size segments, gathered by iovec
+//!                       send::Sender       frames to packets, packets to
+//!                       run                open runs of one size each, gathered by iovec
 //!                          |
 //!                       underlay (tx)      one sendmsg with UDP_SEGMENT per run
 //!   ~~~~~~~~~~~~~~~~~~~~~~~ the wire: one inner packet per datagram ~~~~~~~~~~~~~~~~~~~~~~~
@@ -42,6 +43,7 @@ pub mod entropy;
 pub mod geneve;
 pub mod mtu;
 pub mod offload;
+mod run;
 mod send;
 pub mod underlay;
 pub mod vxlan;

@@ -1,27 +1,23 @@
 //! From frames to datagrams of one peer, in as few system calls as the kernel allows.
 //!
 //! Every frame is cut into complete packets ([`crate::offload::plan`]), every packet gets its tunnel header, and
-//! consecutive packets of one size (the last may be shorter), TOS byte and lane become one run, gathered from
-//! an arena of headers and slices of the frames. Payload is not copied.
+//! packets of one size (the last may be shorter), TOS byte and lane become one run ([`crate::run`]), whatever flow
+//! they belong to.
 //!
 //! A frame counts as sent when all its packets were handed to the kernel, as dropped when any was not: what
-//! left of a dropped offload frame is then more than was counted, never less. Packets are sent in the order
-//! of the frames. Once the egress is full, the remaining frames of the call are dropped without trying.
-//!
-//! Limits: [`MAX_RUN`] packets per run. An offload frame of 64 KiB takes two sends, because the headers of its
-//! segments no longer fit one UDP datagram; see [`crate::mtu::gso_max_size`].
+//! left of a dropped offload frame is then more than was counted, never less. Packets of one flow are sent in the
+//! order of their frames, and a fragment is overtaken by nothing. Once the egress is full, the remaining frames of the
+//! call are dropped without trying.
 
 use crate::entropy;
-use crate::offload::{CutError, MAX_HEADER, plan};
+use crate::offload::{CutError, plan};
+use crate::run::{Pass, Stock};
 use crate::underlay::{PeerAddr, UnderlayTx};
-use packet::{Headers, VnetHdr};
-use std::io::{self, IoSlice};
-use std::ops::Range;
+use packet::{Fragment, Headers, VnetHdr};
+use std::io;
 
-/// Packets in one run, the kernel's own bound.
-pub const MAX_RUN: usize = 128;
-
-const TUNNEL: usize = 8;
+/// Bytes of a tunnel header.
+pub(crate) const TUNNEL: usize = 8;
 
 /// A frame for a peer.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +68,7 @@ impl TxDrop {
         }
     }
 
-    fn of(e: &io::Error) -> Self {
+    pub(crate) fn of(e: &io::Error) -> Self {
         match e.raw_os_error() {
             Some(libc::ENOBUFS | libc::ENOMEM) => Self::Full,
             Some(libc::EMSGSIZE) => Self::TooBig,
@@ -124,47 +120,18 @@ pub struct Report {
     pub dropped: Dropped,
 }
 
-/// Header room of one packet.
-type Block = [u8; TUNNEL + MAX_HEADER];
-
 /// Sends frames; keeps its buffers between calls.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sender {
-    arena: Box<[Block]>,
+    stock: Stock,
     outcomes: Vec<Option<TxDrop>>,
 }
 
-impl Default for Sender {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// One packet of the run being gathered. Its headers are in the arena block of the same index.
-#[derive(Clone, Copy)]
-struct Slot<'a> {
-    header: usize,
-    payload: &'a [u8],
-    frame: usize,
-}
-
-struct Run<'a> {
-    slots: [Slot<'a>; MAX_RUN],
-    count: usize,
-    bytes: usize,
-    /// Size of all packets but the last.
-    segment: usize,
-    tos: u8,
-    lane: u16,
-    /// A shorter packet has been added: nothing may follow.
-    closed: bool,
-}
-
 impl Sender {
-    /// A sender with an arena of 33 KiB.
+    /// A sender with 64 KiB for headers.
     #[must_use]
     pub fn new() -> Self {
-        Self { arena: vec![[0; TUNNEL + MAX_HEADER]; MAX_RUN].into_boxed_slice(), outcomes: Vec::new() }
+        Self::default()
     }
 
     /// Outcome of each frame of the last call, in its order: `None` means sent.
@@ -173,75 +140,52 @@ impl Sender {
         &self.outcomes
     }
 
-    /// Sends frames to one peer, over a path that takes inner IP packets of `max_l3` bytes.
+    /// Sends the frames `0..count` to one peer, over a path that takes inner IP packets of `max_l3` bytes.
     pub fn send<'a, T: UnderlayTx + ?Sized>(
         &mut self,
         tx: &mut T,
         to: &PeerAddr,
         max_l3: usize,
-        frames: impl IntoIterator<Item = TxFrame<'a>>,
+        count: usize,
+        frame: impl Fn(usize) -> TxFrame<'a>,
     ) -> Report {
         self.outcomes.clear();
+        self.outcomes.resize(count, None);
         let limits = tx.limits(to);
-        let max_count = limits.segments.clamp(1, MAX_RUN);
-        let mut report = Report::default();
-        let mut run = Run {
-            slots: [Slot { header: 0, payload: &[], frame: 0 }; MAX_RUN],
-            count: 0,
-            bytes: 0,
-            segment: 0,
-            tos: 0,
-            lane: 0,
-            closed: false,
-        };
-        let mut full = false;
-        for (index, frame) in frames.into_iter().enumerate() {
-            self.outcomes.push(full.then_some(TxDrop::Full));
-            if full {
-                continue;
-            }
-            let cut = match plan(frame.bytes, &frame.headers, &frame.vnet, max_l3) {
-                Ok(cut) => cut,
-                Err(e) => {
-                    self.outcomes[index] = Some(e.into());
-                    continue;
-                }
-            };
-            let lane = entropy::lane(frame.entropy, limits.lanes);
-            for k in 0..cut.pieces() {
-                let size = TUNNEL + cut.header_len() + cut.payload(k).len();
-                let joins = run.count < max_count
-                    && !run.closed
-                    && size <= run.segment
-                    && run.bytes + size <= limits.bytes
-                    && (run.tos, run.lane) == (frame.tos, lane);
-                if run.count > 0 && !joins {
-                    full = self.flush(tx, to, &mut run, &mut report) == Some(TxDrop::Full);
-                    if full || self.outcomes[index].is_some() {
-                        // What is left of this frame would be of no use.
-                        break;
+        let bytes = |index: usize| frame(index).bytes;
+        let mut pass = Pass::new(&mut self.stock, &mut self.outcomes, tx, to, limits, bytes);
+        for index in 0..count {
+            let f = frame(index);
+            if !pass.is_full() {
+                match plan(f.bytes, &f.headers, &f.vnet, max_l3) {
+                    Ok(cut) => {
+                        let whole = f.headers.fragment == Fragment::Whole;
+                        if !whole {
+                            // Its flow has another hash than the flow's other packets.
+                            pass.flush_all();
+                        }
+                        let lane = entropy::lane(f.entropy, limits.lanes);
+                        for k in 0..cut.pieces() {
+                            let size = TUNNEL + cut.header_len() + cut.payload(k).len();
+                            if !pass.place(index, size, f.tos, lane, f.entropy) {
+                                // What is left of this frame would be of no use.
+                                break;
+                            }
+                            pass.write(index, &f.encap, |room| cut.write(k, room));
+                        }
+                        if !whole {
+                            pass.flush_all();
+                        }
                     }
+                    Err(e) => pass.refuse(index, e.into()),
                 }
-                if run.count == 0 {
-                    (run.segment, run.tos, run.lane) = (size, frame.tos, lane);
-                }
-                let block = &mut self.arena[run.count];
-                let Some((tunnel, room)) = block.split_first_chunk_mut::<TUNNEL>() else { break };
-                let Some(room) = room.first_chunk_mut::<MAX_HEADER>() else { break };
-                *tunnel = frame.encap;
-                let piece = cut.write(k, room);
-                let payload = frame.bytes.get(piece.payload).unwrap_or(&[]);
-                run.slots[run.count] = Slot { header: TUNNEL + piece.header, payload, frame: index };
-                run.count += 1;
-                run.bytes += size;
-                run.closed = size < run.segment;
             }
-            if full {
-                // Either the frame had packets in the refused run or its rest cannot leave.
-                self.outcomes[index] = Some(TxDrop::Full);
+            if pass.is_full() {
+                pass.refuse(index, TxDrop::Full);
             }
         }
-        self.flush(tx, to, &mut run, &mut report);
+        pass.flush_all();
+        let mut report = pass.report();
         for outcome in &self.outcomes {
             match outcome {
                 None => report.frames += 1,
@@ -253,84 +197,4 @@ impl Sender {
         }
         report
     }
-
-    /// Sends what has been gathered and empties the run. On failure all frames in it are dropped.
-    fn flush<T: UnderlayTx + ?Sized>(
-        &mut self,
-        tx: &mut T,
-        to: &PeerAddr,
-        run: &mut Run<'_>,
-        report: &mut Report,
-    ) -> Option<TxDrop> {
-        let mut result = self.flush_slots(tx, to, run, 0..run.count, report);
-        if result == Some(TxDrop::TooBig) && run.closed {
-            // The last packet is shorter than those that did not fit, and may be another flow's.
-            result = self.flush_slots(tx, to, run, run.count - 1..run.count, report);
-        }
-        run.count = 0;
-        run.bytes = 0;
-        run.closed = false;
-        result
-    }
-
-    fn flush_slots<T: UnderlayTx + ?Sized>(
-        &mut self,
-        tx: &mut T,
-        to: &PeerAddr,
-        run: &Run<'_>,
-        range: Range<usize>,
-        report: &mut Report,
-    ) -> Option<TxDrop> {
-        let slots = run.slots.get(range.clone()).unwrap_or(&[]);
-        let blocks = self.arena.get(range).unwrap_or(&[]);
-        // A large array costs as much as a small packet; most runs of small frames are short.
-        let result = match slots.len() {
-            0 => return None,
-            1..=4 => gather::<8, T>(tx, to, run, slots, blocks),
-            _ => gather::<{ 2 * MAX_RUN }, T>(tx, to, run, slots, blocks),
-        };
-        match result {
-            Ok(()) => {
-                report.sends += 1;
-                report.segments += slots.len() as u64;
-                report.bytes += slots.iter().map(|s| (s.header + s.payload.len()) as u64).sum::<u64>();
-                if let [only] = slots {
-                    // It may have been marked with its run.
-                    let shared =
-                        run.count > 1 && run.slots[..run.count - 1].iter().any(|s| s.frame == only.frame);
-                    if !shared && self.outcomes[only.frame] == Some(TxDrop::TooBig) {
-                        self.outcomes[only.frame] = None;
-                    }
-                }
-                None
-            }
-            Err(e) => {
-                let reason = TxDrop::of(&e);
-                for slot in slots {
-                    self.outcomes[slot.frame] = Some(reason);
-                }
-                Some(reason)
-            }
-        }
-    }
-}
-
-fn gather<const N: usize, T: UnderlayTx + ?Sized>(
-    tx: &mut T,
-    to: &PeerAddr,
-    run: &Run<'_>,
-    slots: &[Slot<'_>],
-    blocks: &[Block],
-) -> io::Result<()> {
-    let mut parts = [IoSlice::new(&[]); N];
-    let mut used = 0;
-    for (slot, block) in slots.iter().zip(blocks) {
-        parts[used] = IoSlice::new(&block[..slot.header]);
-        used += 1;
-        if !slot.payload.is_empty() {
-            parts[used] = IoSlice::new(slot.payload);
-            used += 1;
-        }
-    }
-    tx.send(to, run.tos, run.lane, &parts[..used], run.segment)
 }

@@ -66,15 +66,15 @@ fn steady_state_allocates_nothing() {
     let encap = Encap::Vxlan.header(Vni::new(1).unwrap());
     let (mut sender, mut merger, mut sink) = (Sender::new(), Merger::new(), Sink(0));
     let mut round = || {
-        let list = frames.iter().zip(&headers).map(|((bytes, vnet), h)| TxFrame {
-            bytes,
-            headers: *h,
-            vnet: *vnet,
+        let frame = |i: usize| TxFrame {
+            bytes: &frames[i].0,
+            headers: headers[i],
+            vnet: frames[i].1,
             encap,
             tos: 0,
-            entropy: flow::hash(h, bytes),
-        });
-        let report = sender.send(&mut sink, &to, 1450, list);
+            entropy: flow::hash(&headers[i], &frames[i].0),
+        };
+        let report = sender.send(&mut sink, &to, 1450, frames.len(), frame);
         assert_eq!(report.frames, 101);
         for caps in [Caps::ALL, Caps::NONE] {
             let get = |i: usize| GroFrame { bytes: &frames[i].0, headers: headers[i], vnet: frames[i].1 };

@@ -229,7 +229,7 @@ fn frames_cross_real_sockets() {
             list.extend(
                 smalls.into_iter().map(|s| frame(Box::leak(s.into_boxed_slice()), VnetHdr::default())),
             );
-            let report = Sender::new().send(&mut tx, &to, 1450, list);
+            let report = Sender::new().send(&mut tx, &to, 1450, list.len(), |i| list[i]);
             assert_eq!((report.frames, report.dropped.total()), (201, 0));
             assert!(report.sends <= 5, "{report:?}");
             for (_, bytes) in collect(&mut rx, report.segments as usize) {

@@ -284,12 +284,20 @@ impl Bench {
                     (tx.mtu, tx.encap) = (peer.mtu as usize, peer.encap);
                     let addr = SocketAddr::new(peer.remote, peer.port);
                     let to = PeerAddr { id: id.0, addr, checksum: peer.checksum };
-                    let frames = (0..list.len()).map(|i| {
+                    // Some frames of one flow, some of others.
+                    let frames = |i: usize| {
                         let GroFrame { bytes, headers, vnet } = frame(i);
                         let encap = peer.encap.header(Vni::new(list[i].vni).expect("a VNI of ours"));
-                        TxFrame { bytes, headers, vnet, encap, tos: headers.tos(bytes), entropy: i as u32 }
-                    });
-                    let report = sender.send(tx, &to, tx.mtu, frames);
+                        TxFrame {
+                            bytes,
+                            headers,
+                            vnet,
+                            encap,
+                            tos: headers.tos(bytes),
+                            entropy: i as u32 % 5,
+                        }
+                    };
+                    let report = sender.send(tx, &to, tx.mtu, list.len(), frames);
                     counters.sent += report.frames;
                     let lost = sender.outcomes().iter().flatten().count() as u64;
                     assert_eq!(report.frames + lost, list.len() as u64);

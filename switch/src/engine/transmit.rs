@@ -164,14 +164,15 @@ impl ToPeer<'_> {
             checksum: peer.checksum,
         };
         let (batch, out) = (self.batch, self.out);
-        let frames = list.iter().map(|posted| {
+        let frame = |i: usize| {
+            let posted = &list[i];
             let (bytes, headers, vnet, hash) = resolve(batch, out, posted);
             let tos = tunnel::ecn::encap_tos(headers.tos(bytes));
             // Posted VNIs come from networks, so they are in range.
             let encap = Vni::new(posted.vni).map_or([0; 8], |vni| peer.encap.header(vni));
             TxFrame { bytes, headers, vnet, encap, tos, entropy: hash }
-        });
-        let report = self.sender.send(tx, &to, peer.mtu as usize, frames);
+        };
+        let report = self.sender.send(tx, &to, peer.mtu as usize, list.len(), frame);
         counters.sent += report.frames;
         counters.sent_segments += report.segments;
         let mut bytes = 0;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use packet::{Headers, VNET_HDR_LEN, VnetHdr, Vni};
+use packet::{Headers, VNET_HDR_LEN, VnetHdr, Vni, flow};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use switch::datapath::{BUFFER_LEN, HEADROOM};
 use switch::io::{PortIo as _, tap};
@@ -155,12 +155,15 @@ impl Batch {
     /// Cuts and sends the frames, in runs.
     fn write_tunnel(&self, tunnel: &mut Tunnel, mtu: usize) {
         let encap = tunnel.header;
-        let frames = self.frames.iter().map(|held| {
+        let frame = |i: usize| {
+            let held = &self.frames[i];
             let (bytes, headers) = (self.bytes(held), held.headers);
-            TxFrame { bytes, headers, vnet: held.vnet, encap, tos: headers.tos(bytes), entropy: 0 }
-        });
+            // Without it all would be one flow, and no run might wait for another.
+            let entropy = flow::hash(&headers, bytes);
+            TxFrame { bytes, headers, vnet: held.vnet, encap, tos: headers.tos(bytes), entropy }
+        };
         // Likewise.
-        let _ = tunnel.sender.send(&mut tunnel.tx, &tunnel.to, mtu, frames);
+        let _ = tunnel.sender.send(&mut tunnel.tx, &tunnel.to, mtu, self.frames.len(), frame);
     }
 }
 

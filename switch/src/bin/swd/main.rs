@@ -76,7 +76,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
     }
     let local = options.underlay.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let tx = UdpTx::new(local, TxOptions::default());
+    let tx = UdpTx::new(local, TxOptions { lanes: options.source_ports.unwrap_or(1) });
     let anyone = PeerAddr { id: 0, addr: SocketAddr::new(local, 0), checksum: true };
     let socket_path = options.socket.unwrap_or_else(|| PathBuf::from(ctl::DEFAULT_SOCKET));
     let settings = Settings {

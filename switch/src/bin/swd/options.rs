@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ctl::desired::DesiredState;
 use serde::Deserialize;
+use tunnel::entropy::MAX_LANES;
 
 /// The switch of one node: forwards between the pods on it and, through tunnels, to the pods on others.
 ///
@@ -39,6 +40,10 @@ pub struct Options {
     /// UDP port of Geneve, here and on peers that name none [default: 6081]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub geneve_port: Option<u16>,
+    /// UDP source ports towards each peer. More let a fabric of equal-cost paths and the peer's receive queues spread
+    /// the flows, fewer keep sends longer; a flow stays on one [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_LANES)))]
+    pub source_ports: Option<u16>,
     /// Name of this node in answers [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
@@ -80,6 +85,9 @@ impl Options {
         if self.fdb_limit.is_some_and(|n| !(16..=16_777_216).contains(&n)) {
             return Err("fdb-limit is out of range: expected 16 to 16777216".into());
         }
+        if self.source_ports.is_some_and(|n| !(1..=MAX_LANES).contains(&n)) {
+            return Err(format!("source-ports is out of range: expected 1 to {MAX_LANES}"));
+        }
         if self.mtu.is_some_and(|n| !(576..=65_521).contains(&n)) {
             return Err("mtu is out of range: expected 576 to 65521".into());
         }
@@ -95,6 +103,7 @@ impl Options {
             state_dir: self.state_dir.or(other.state_dir),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
             geneve_port: self.geneve_port.or(other.geneve_port),
+            source_ports: self.source_ports.or(other.source_ports),
             node: self.node.or(other.node),
             fdb_limit: self.fdb_limit.or(other.fdb_limit),
             mtu: self.mtu.or(other.mtu),
@@ -135,6 +144,7 @@ mod tests {
             "vxlan-port = 0",
             "underlay = 7",
             "fdb-limit = 1",
+            "source-ports = 17",
         ] {
             std::fs::write(&path, bad).unwrap();
             let e = Options::read(&path).unwrap_err();
