@@ -7,14 +7,14 @@
 //! another's at once, and that one is not read before the tables name it.
 //!
 //! Nothing else happens on this thread: no log line per frame, no lock, no system call but poll, read, write,
-//! sendmsg and recvmsg. Devices are closed on another thread, because the kernel may take tens of milliseconds
-//! to unregister one.
+//! sendmsg and recvmsg. Devices are closed and old tables freed on another thread, because the kernel may take tens of
+//! milliseconds to unregister a device.
 
-use crate::datapath::{Config, PortId};
+use crate::datapath::{Config, PortId, Tables};
 use crate::engine::{Command, Effect, Engine, Filled};
 use crate::io::{PortIo, Tap};
 use crate::ring::{Ring, Source};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io;
@@ -118,10 +118,22 @@ fn start<P: PortIo + AsRawFd + Send + 'static>(config: WorkerConfig) -> io::Resu
     Ok(WorkerHandle { commands: tx, waker, applied, thread: Some(thread) })
 }
 
-/// A thread that closes what it is sent.
-fn reaper<P: Send + 'static>() -> io::Result<Sender<P>> {
-    let (tx, rx) = bounded::<P>(COMMANDS);
-    std::thread::Builder::new().name("swd-reaper".into()).spawn(move || rx.iter().for_each(drop))?;
+/// What takes long to let go of.
+enum Waste<P> {
+    Device(P),
+    Tables(Arc<Tables>),
+}
+
+/// A thread that lets go of what it is sent. Its channel has no bound, because the worker must not wait for it; there
+/// are never more devices in it than ports have been removed.
+fn reaper<P: Send + 'static>() -> io::Result<Sender<Waste<P>>> {
+    let (tx, rx) = unbounded::<Waste<P>>();
+    std::thread::Builder::new().name("swd-reaper".into()).spawn(move || {
+        rx.iter().for_each(|waste| match waste {
+            Waste::Device(device) => drop(device),
+            Waste::Tables(tables) => drop(tables),
+        });
+    })?;
     Ok(tx)
 }
 
@@ -136,7 +148,7 @@ struct Worker<P> {
     /// waits in the device's queue.
     unnamed: Vec<PortId>,
     started: Instant,
-    reaper: Sender<P>,
+    reaper: Sender<Waste<P>>,
 }
 
 impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
@@ -213,9 +225,11 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
                 Err(crossbeam_channel::TryRecvError::Disconnected) => return None,
             };
             match self.engine.apply(command, now_ms) {
-                Effect::None => {
+                Effect::None => {}
+                Effect::Replaced(old) => {
                     self.watch_named();
                     self.applied.store(self.engine.generation(), Ordering::Release);
+                    let _ = self.reaper.send(Waste::Tables(old));
                 }
                 Effect::Watch(id) => {
                     self.unnamed.push(id);
@@ -226,7 +240,7 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
                     self.ring.remove(Source::Port(id));
                     let _ = self.poll.registry().deregister(&mut SourceFd(&tap.as_raw_fd()));
                     // Without a reaper it is closed here, late but surely.
-                    let _ = self.reaper.send(tap);
+                    let _ = self.reaper.send(Waste::Device(tap));
                 }
                 Effect::Stop => return None,
             }

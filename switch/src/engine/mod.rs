@@ -60,10 +60,12 @@ pub struct Engine<P, R, T> {
 }
 
 /// What a command asks of the loop that runs the engine.
-#[derive(Debug, PartialEq, Eq)]
 pub enum Effect<P> {
     /// Nothing.
     None,
+    /// New tables are in force, and nobody needs these any more. To free thousands of objects takes longer than a
+    /// frame may wait: that is another thread's work.
+    Replaced(Arc<Tables>),
     /// Watch this port for readiness.
     Watch(PortId),
     /// Stop watching this device; it is closed when dropped.
@@ -95,7 +97,7 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
     /// Carries out one command. Call between batches only.
     pub fn apply(&mut self, command: Command<P>, now_ms: u64) -> Effect<P> {
         match command {
-            Command::Publish(tables) => self.tables = tables,
+            Command::Publish(tables) => return Effect::Replaced(std::mem::replace(&mut self.tables, tables)),
             Command::AddPort { id, port, caps } => {
                 let at = id.0 as usize;
                 if at >= self.ports.len() {
