@@ -41,7 +41,7 @@ pub struct Node {
     pub underlay: Option<IpAddr>,
     /// MAC that peers send routed frames to; derived from the underlay address, see [`router_mac`].
     pub router_mac: MacAddr,
-    /// UDP ports that carry tunnels here; a packet to one of them inside the tunnel is nested.
+    /// UDP ports that carry tunnels, here and at peers; a packet to one of them inside the tunnel is nested.
     pub tunnel_ports: Vec<u16>,
 }
 
