@@ -17,8 +17,10 @@ use std::collections::VecDeque;
 const CROWD: usize = 16;
 /// The smallest quantum: eight small frames.
 const LEAST: i64 = 8 * (FRAME_COST + 60);
-/// A tunnel socket stands for the pods of all peers and not for one.
-const UNDERLAY_WEIGHT: i64 = 4;
+/// A tunnel socket stands for the pods of all peers and not for one: it counts for up to so many ports...
+const UNDERLAY_WEIGHT: usize = 4;
+/// ...one for each so many sources that wait beside it. Beside a few, a longer visit would only make them wait.
+const UNDERLAY_SHARE: usize = 4;
 
 /// Something to read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,12 +122,16 @@ impl Ring {
                 self.backlog.pop_front()?
             }
         };
-        let crowd = ((self.backlog.len() + self.sparse.len() + 1) / CROWD).max(1) as i64;
+        let others = self.backlog.len() + self.sparse.len();
+        let crowd = ((others + 1) / CROWD).max(1) as i64;
         let quantum = (QUANTUM / crowd).max(LEAST);
+        let weight = match source {
+            Source::Port(_) => 1,
+            Source::Underlay(_) => (1 + others / UNDERLAY_SHARE).min(UNDERLAY_WEIGHT) as i64,
+        };
         let round = self.round;
         let place = self.place(source)?;
         place.round = round;
-        let weight = if matches!(source, Source::Underlay(_)) { UNDERLAY_WEIGHT } else { 1 };
         Some((source, place.credit + quantum * weight))
     }
 
@@ -197,19 +203,21 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_socket_counts_for_several_ports() {
-        let mut ring = ring(4);
-        let socket = Source::Underlay(0);
-        ring.admit(socket);
-        ring.ready(socket);
-        (0..4).for_each(|n| ring.ready(port(n)));
-        let mut took = [0, 0];
-        for _ in 0..500 {
-            let (source, cost) = visit(&mut ring, |_| 1000);
-            took[usize::from(source == socket)] += cost;
+    fn a_tunnel_socket_beside_many_ports_counts_for_several() {
+        for (ports, weight) in [(1, 1.0), (4, 2.0), (30, 4.0)] {
+            let mut ring = ring(ports);
+            let socket = Source::Underlay(0);
+            ring.admit(socket);
+            ring.ready(socket);
+            (0..ports).for_each(|n| ring.ready(port(n)));
+            let mut took = [0, 0];
+            for _ in 0..200 * (ports + 1) {
+                let (source, cost) = visit(&mut ring, |_| 1000);
+                took[usize::from(source == socket)] += cost;
+            }
+            let share = took[1] as f64 / took[0] as f64 * f64::from(ports) / weight;
+            assert!((0.95..1.05).contains(&share), "{ports} ports: {share}");
         }
-        let share = took[1] as f64 / took[0] as f64;
-        assert!((0.95..1.05).contains(&share), "{share}");
     }
 
     #[test]
