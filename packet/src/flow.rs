@@ -5,7 +5,7 @@ use crate::{Fragment, Headers, Net, ip_proto};
 /// A 32-bit hash of the five-tuple (addresses and protocol only for fragments, addresses of the Ethernet
 /// header for anything but IP). Equal for all packets of one flow and direction; not secret, not stable
 /// between versions.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn hash(headers: &Headers, frame: &[u8]) -> u32 {
     let l3 = Headers::L3;

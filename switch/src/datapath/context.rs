@@ -65,7 +65,7 @@ impl<R> Context<'_, R> {
     }
 
     /// Where a frame for a MAC of this network goes: static entries first, then learned ones.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn locate(&mut self, mac: MacAddr) -> Option<(Egress, bool)> {
         match self.network.statics.get(&mac) {

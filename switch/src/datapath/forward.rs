@@ -13,7 +13,7 @@ use super::{egress, icmp};
 use packet::{GsoType, Headers};
 
 /// Bridges a frame that guard and learning have passed.
-#[inline]
+#[inline(always)]
 pub fn bridge<R: Recorder>(cx: &mut Context<'_, R>, cur: &mut Current<'_>) -> Verdict {
     let dst = Headers::dst_mac(cur.bytes);
     cx.rec.step(|| Step::Bridged { dst });

@@ -281,7 +281,7 @@ impl Postbox {
     }
 
     /// Posts one copy.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn post(&mut self, egress: Egress, posted: Posted) {
         self.copies += 1;
         let list = self.list_mut(egress);

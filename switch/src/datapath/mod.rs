@@ -206,7 +206,7 @@ impl Datapath {
     }
 
     /// One frame: returns whom it is booked on, and its verdict.
-    #[inline]
+    #[inline(always)]
     #[allow(clippy::too_many_arguments)]
     fn one<R: Recorder>(
         &mut self,
