@@ -12,11 +12,11 @@ use std::io;
 use tunnel::underlay::{UnderlayRx, UnderlayTx};
 
 /// What a frame costs beyond its bytes, in bytes: a call that brings nothing takes as long as copying about this much.
-pub const FRAME_COST: i64 = 3000;
-/// Credit of one visit: 64 of the smallest frames, or three of the largest.
+pub const FRAME_COST: i64 = 4000;
+/// Credit of one visit: 64 of the smallest frames, or four of the largest, which fill a batch.
 pub const QUANTUM: i64 = 64 * (FRAME_COST + 60);
 /// What each further datagram of one receive costs.
-const DATAGRAM_COST: i64 = 300;
+const DATAGRAM_COST: i64 = 200;
 
 /// How filling a batch ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
