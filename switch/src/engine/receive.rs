@@ -32,12 +32,6 @@ pub enum Filled {
 }
 
 impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
-    /// Can the batch take nothing more?
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.batch_bytes >= BATCH_BYTES || self.batch.frames.len() >= BATCH_FRAMES || self.batch.is_full()
-    }
-
     /// Reads frames of a port into the batch while there is credit. The last one may cost more than is left.
     pub fn fill_from_port(&mut self, id: PortId, credit: &mut i64) -> Filled {
         let Some(slot) = self.ports.get_mut(id.0 as usize).and_then(Option::as_mut) else {

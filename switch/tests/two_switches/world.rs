@@ -242,11 +242,10 @@ impl Switch {
         for _ in 0..10_000 {
             let filled = fill(&mut self.engine);
             moved |= !self.engine.is_idle();
-            if self.engine.is_full() {
-                self.engine.flush(now);
-            }
-            if !matches!(filled, Filled::Spent | Filled::Full) {
-                break;
+            match filled {
+                Filled::Spent => {}
+                Filled::Full => self.engine.flush(now),
+                Filled::Drained | Filled::Gone => break,
             }
         }
         moved
