@@ -144,6 +144,9 @@ struct Worker<P> {
     applied: Arc<AtomicU64>,
     /// Sources that may have something to read.
     ring: Ring,
+    /// Are tables in force? The underlay is not read before: without them every peer is a stranger. What peers send
+    /// meanwhile waits in the sockets.
+    begun: bool,
     /// Ports that no table names yet. They are not read: what a pod's stack sends as soon as its device is up
     /// waits in the device's queue.
     unnamed: Vec<PortId>,
@@ -159,6 +162,7 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             commands,
             applied: Arc::new(AtomicU64::new(0)),
             ring: Ring::new(),
+            begun: false,
             unnamed: Vec::new(),
             started: Instant::now(),
             reaper: reaper()?,
@@ -207,7 +211,11 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             for event in &events {
                 match event.token() {
                     WAKE => {}
-                    Token(n) if n < PORTS => self.ring.ready(Source::Underlay(n - UNDERLAY)),
+                    Token(n) if n < PORTS => {
+                        if self.begun {
+                            self.ring.ready(Source::Underlay(n - UNDERLAY));
+                        }
+                    }
                     Token(n) => self.ring.ready(Source::Port(PortId((n - PORTS) as u32))),
                 }
             }
@@ -227,6 +235,7 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             match self.engine.apply(command, now_ms) {
                 Effect::None => {}
                 Effect::Replaced(old) => {
+                    self.begin();
                     self.watch_named();
                     self.applied.store(self.engine.generation(), Ordering::Release);
                     let _ = self.reaper.send(Waste::Tables(old));
@@ -246,6 +255,13 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             }
         }
         Some(true)
+    }
+
+    /// Starts to read the underlay, with the first tables. What has arrived by then has announced itself already.
+    fn begin(&mut self) {
+        if !std::mem::replace(&mut self.begun, true) {
+            (0..self.engine.underlay_mut().len()).for_each(|n| self.ring.ready(Source::Underlay(n)));
+        }
     }
 
     /// Starts to watch ports that have come into the tables.

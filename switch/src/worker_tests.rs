@@ -2,7 +2,9 @@
 //! need no privilege.
 
 use super::*;
-use crate::datapath::{DropReason, Egress, Fib, Guard, Map, NetId, Network, Port, Tables, gateway_mac};
+use crate::datapath::{
+    DropReason, Egress, Fib, Guard, Map, NetId, Network, Peer, PeerId, Port, Tables, gateway_mac,
+};
 use crate::engine::{FRAME_COST, QUANTUM};
 use packet::{MacAddr, VNET_HDR_LEN, Vni, build};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -227,4 +229,48 @@ fn a_port_under_a_used_number_is_not_read_before_it_is_published() {
     tell(&mut worker, vec![Command::Publish(tables(3, &[A, B]))]);
     worker.serve(0);
     assert_eq!(pod_b.recv(), 7777);
+}
+
+/// Tunnel frames that arrive while the daemon starts wait for the tables that know their sender.
+#[test]
+fn what_peers_send_before_the_first_tables_waits() {
+    let here: std::net::IpAddr = "127.0.0.1".parse().unwrap();
+    let socket = std::net::UdpSocket::bind((here, 0)).unwrap();
+    let at = socket.local_addr().unwrap();
+    let rx = tunnel::underlay::UdpRx::from_fd(socket.into(), tunnel::Encap::Vxlan).unwrap();
+    let worker = start::<Pair>(WorkerConfig { rx: vec![rx], ..config() }).unwrap();
+    let (b, pod_b) = Pod::pair();
+    let peer = std::net::UdpSocket::bind((here, 0)).unwrap();
+    let send = |n: u32| {
+        let inner = build::ethernet(mac(B), mac(A), 0x88b5, &n.to_be_bytes());
+        let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner].concat();
+        peer.send_to(&vxlan, at).unwrap();
+    };
+    (0..3).for_each(send);
+    // The worker has been awake with these in the socket.
+    worker.send(add(B, b)).ok().unwrap();
+    let ask = |question: fn(&mut crate::engine::Inspection<'_>) -> u64| {
+        let (tell, told) = bounded(1);
+        worker.send(Command::Inspect(Box::new(move |i| tell.send(question(i)).unwrap()))).ok().unwrap();
+        told.recv_timeout(LIMIT).unwrap()
+    };
+    for _ in 0..100 {
+        assert_eq!(ask(|i| i.datapath.counters.total().received), 0);
+    }
+    let mut first = Tables::clone(&tables(1, &[B]));
+    first.by_remote.insert(here, PeerId(0));
+    first.peers.push(Some(Arc::new(Peer {
+        remote: here,
+        port: 4789,
+        encap: tunnel::Encap::Vxlan,
+        checksum: true,
+        router_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        mtu: 1450,
+        network: None,
+        sources: None,
+    })));
+    worker.send(Command::Publish(Arc::new(first))).ok().unwrap();
+    (3..6).for_each(send);
+    (0..6).for_each(|n| assert_eq!(pod_b.recv(), n));
+    assert_eq!(ask(|i| i.datapath.counters.total().drops.iter().sum()), 0);
 }
