@@ -23,7 +23,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -93,7 +93,13 @@ impl Tombstone {
                 _ => {}
             }
         }
-        atomic::write(&path, 0o600, &serde_json::to_vec(self)?)
+        atomic::write(&path, 0o600, &serde_json::to_vec(self)?)?;
+        // The daemon reads it as whoever owns the directory.
+        let (file, owner) = (std::fs::metadata(&path)?, std::fs::metadata(dir)?);
+        if (file.uid(), file.gid()) != (owner.uid(), owner.gid()) {
+            std::os::unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        Ok(())
     }
 }
 

@@ -142,13 +142,17 @@ fn fdb_has_the_keys_of_bridge() {
         state: FdbState::Learned.into(),
         used: 4,
         updated: 9,
+        stale: false,
     };
+    let stale = FdbInfo { stale: true, ..learned.clone() };
     let router =
         FdbInfo { target: None, dst: String::new(), state: FdbState::Router.into(), ..learned.clone() };
-    let server = Server::start(Script { fdb: vec![learned, router], ..Default::default() });
+    let server = Server::start(Script { fdb: vec![learned, stale, router], ..Default::default() });
     let expected = json!([
         {"mac": "0a:58:0a:01:02:15", "ifname": "@node-b", "dev": "@node-b", "dst": "192.0.2.12", "vni": 1,
          "network": "pods", "flags": [], "state": "learned", "used": 4, "updated": 9},
+        {"mac": "0a:58:0a:01:02:15", "ifname": "@node-b", "dev": "@node-b", "dst": "192.0.2.12", "vni": 1,
+         "network": "pods", "flags": ["stale"], "state": "learned", "used": 4, "updated": 9},
         {"mac": "0a:58:0a:01:02:15", "vni": 1, "network": "pods", "flags": ["router"], "state": "permanent",
          "used": 4, "updated": 9},
     ]);
@@ -156,10 +160,11 @@ fn fdb_has_the_keys_of_bridge() {
     let table = "\
 MAC                PORT/PEER  DST         NETWORK  VNI  STATE      UPDATED
 0a:58:0a:01:02:15  @node-b    192.0.2.12  pods     1    learned    9s
+0a:58:0a:01:02:15  @node-b    192.0.2.12  pods     1    learned    9s
 0a:58:0a:01:02:15  (router)   -           pods     1    permanent  -
 ";
     assert_eq!(server.ok("fdb").out, table);
-    assert_eq!(server.ok("fdb show --no-headers").out.lines().count(), 2);
+    assert_eq!(server.ok("fdb show --no-headers").out.lines().count(), 3);
 
     assert_eq!(server.json("fdb flush --network pods --peer node-b"), json!({"removed": 3}));
     let expected = FlushFdbRequest { network: "pods".into(), port: String::new(), peer: "node-b".into() };
@@ -266,6 +271,8 @@ fn status_keys() {
         "peers_up",
         "peers_down",
         "offload",
+        "sandbox",
+        "monitor",
         "ledger",
         "degraded",
     ];
@@ -274,6 +281,45 @@ fn status_keys() {
     found.sort_unstable();
     assert_eq!(found, expected);
     assert_eq!((&status["degraded"], &status["underlay"]), (&json!([]), &Value::Null));
+    assert_eq!(status["sandbox"], json!([]));
+    assert!(server.swctl("status").out.contains("sandbox     none, one process does everything"));
+}
+
+#[test]
+fn what_is_missing_of_the_sandbox_is_said() {
+    let measure = |measure: &str, achieved, detail: &str| SandboxMeasure {
+        measure: measure.into(),
+        achieved,
+        detail: detail.into(),
+    };
+    let user = measure("user", true, "user 65532");
+    let sandbox = vec![user.clone(), measure("landlock", false, "this kernel has none")];
+    let server = Server::start(Script { sandbox, ..Default::default() });
+    let status = server.json("status");
+    assert_eq!(status["sandbox"][0], json!({"measure": "user", "achieved": true, "detail": "user 65532"}));
+    assert_eq!(status["sandbox"][1]["achieved"], json!(false));
+    let run = server.swctl("status");
+    assert_eq!(run.code, 0, "a kernel that lacks something degrades nothing");
+    assert!(run.out.contains("sandbox     1 of 2 measures\n"), "{}", run.out);
+    assert!(run.out.contains("no landlock: this kernel has none\n"), "{}", run.out);
+    let server = Server::start(Script { sandbox: vec![user], ..Default::default() });
+    assert!(server.swctl("status").out.contains("sandbox     1 of 1 measures\n"));
+}
+
+#[test]
+fn restarts_and_their_cause_are_said() {
+    let monitor = |restarts, last_end: &str| Script {
+        monitor: Some(MonitorInfo { pid: 7, restarts, last_end: last_end.into() }),
+        ..Default::default()
+    };
+    let server = Server::start(monitor(0, ""));
+    assert_eq!(server.json("status")["monitor"], json!({"pid": 7, "restarts": 0, "last_end": ""}));
+    assert!(server.swctl("status").out.contains("monitor     pid 7, no restarts\n"));
+    let server = Server::start(monitor(2, "signal 9"));
+    assert!(server.swctl("status").out.contains("monitor     pid 7, restarts 2, last: signal 9\n"));
+    let server = Server::start(Script::default());
+    assert_eq!(server.json("status")["monitor"], json!(null));
+    assert!(server.swctl("status").out.contains("monitor     none"));
 }
 
 fn step(stage: &str, detail: &str) -> TraceStep {

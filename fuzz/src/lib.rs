@@ -21,7 +21,7 @@ mod targets;
 pub const MAX_INPUT: usize = 32 * 1024;
 
 /// The names of all targets.
-pub const TARGETS: &[&str] = &["headers", "vxlan", "geneve", "vnet", "process", "api", "state"];
+pub const TARGETS: &[&str] = &["headers", "vxlan", "geneve", "vnet", "process", "api", "state", "memory"];
 
 /// Runs one input through one target; returns the signature of what happened.
 ///
@@ -37,6 +37,7 @@ pub fn run(target: &str, data: &[u8]) -> u64 {
         "process" => targets::process::run(data),
         "api" => targets::api::run(data),
         "state" => targets::state::run(data),
+        "memory" => targets::memory::run(data),
         other => panic!("`{other}` is no target: expected one of {TARGETS:?}"),
     }
 }

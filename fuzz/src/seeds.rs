@@ -1,5 +1,7 @@
 //! The first inputs of every target: valid ones, made by the frame builders, so that mutations start deep.
 
+mod memory;
+
 use crate::targets::tables;
 use ctl::proto;
 use packet::{GsoType, Headers, MacAddr, VnetHdr, Vni, build, checksum, ether_type, ip_proto, tcp_flag};
@@ -19,6 +21,7 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "process" => lives(),
         "api" => requests(),
         "state" => states(),
+        "memory" => memory::seeds(),
         _ => Vec::new(),
     };
     named.into_iter().map(|(name, bytes)| (format!("seed-{name}"), bytes)).collect()

@@ -56,6 +56,23 @@ fn binary_in(dir: &Path, name: &str) -> Result<PathBuf> {
     )))
 }
 
+/// Processes that this one has started.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}
+
+/// Is there such a process, other than one that waits to be buried?
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may have anything in it. The first thread may be through while others still hold files.
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z') || threads() > 1)
+}
+
 impl Node {
     /// Path of the daemon's control socket.
     pub fn socket(&self) -> PathBuf {
@@ -159,12 +176,30 @@ impl Node {
         }
     }
 
-    /// Kills the daemon with SIGKILL. [`Node::restart`] brings it back.
+    /// Process ids of the daemon: the one that was started, and its children.
+    pub fn swd_pids(&self) -> Result<Vec<u32>> {
+        let pid = self.swd_pid()?;
+        let mut pids = vec![pid];
+        pids.extend(children(pid));
+        Ok(pids)
+    }
+
+    /// Process id of the process that forwards: what a monitor has started, or the daemon itself.
+    pub fn switch_pid(&self) -> Result<u32> {
+        self.swd_pids()?.last().copied().ok_or_else(|| Error::failed("no process"))
+    }
+
+    /// Kills the whole daemon with SIGKILL, as a service manager does: no process of it is left. [`Node::restart`]
+    /// brings it back.
     pub fn kill9(&self) -> Result<()> {
+        let rest = children(self.swd_pid()?);
         match self.slot()?.as_mut() {
-            Some(swd) => swd.daemon.kill9(),
-            None => Err(Error::failed(format!("no swd on {}", self.name()))),
+            Some(swd) => swd.daemon.kill9()?,
+            None => return Err(Error::failed(format!("no swd on {}", self.name()))),
         }
+        wait::until(&format!("the processes of swd on {} are gone", self.name()), START_LIMIT, || {
+            rest.iter().all(|pid| !runs(*pid)).then_some(())
+        })
     }
 
     /// Ends the daemon with SIGTERM; gives its exit code.

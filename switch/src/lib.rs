@@ -5,6 +5,8 @@ pub mod control;
 pub mod datapath;
 pub mod engine;
 pub mod io;
+pub mod monitor;
 pub mod node;
 mod ring;
+pub mod sandbox;
 pub mod worker;

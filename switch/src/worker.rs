@@ -13,7 +13,9 @@
 use crate::datapath::{Config, PortId, Tables};
 use crate::engine::{Command, Effect, Engine, Filled};
 use crate::io::{PortIo, Tap};
+use crate::monitor::heartbeat::{EVERY, Pulse};
 use crate::ring::{Ring, Source};
+use crate::sandbox::{Measure, ThreadKind, restrict};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -46,6 +48,10 @@ pub struct WorkerConfig {
     pub rx: Vec<UdpRx>,
     /// Sends to peers.
     pub tx: UdpTx,
+    /// Where to give signs of life.
+    pub pulse: Option<Pulse>,
+    /// Put a filter of system calls on each thread, see [`crate::sandbox`].
+    pub restrict: bool,
 }
 
 /// The worker has ended.
@@ -59,9 +65,16 @@ pub struct WorkerHandle<P = Tap> {
     waker: Waker,
     applied: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
+    measures: Vec<Measure>,
 }
 
 impl<P> WorkerHandle<P> {
+    /// How its threads were restricted; nothing where that was not wanted.
+    #[must_use]
+    pub fn measures(&self) -> &[Measure] {
+        &self.measures
+    }
+
     /// Sends one command; waits while the channel is full.
     ///
     /// # Errors
@@ -100,7 +113,8 @@ impl<P> Drop for WorkerHandle<P> {
     }
 }
 
-/// Starts a worker thread.
+/// Starts a worker thread. Where a filter was wanted it is on when this returns, or [`WorkerHandle::measures`] says
+/// why not.
 ///
 /// # Errors
 /// No poller, no thread, or a socket that cannot be polled.
@@ -111,11 +125,34 @@ pub fn spawn(config: WorkerConfig) -> io::Result<WorkerHandle> {
 /// The same, for any kind of port that can be polled.
 fn start<P: PortIo + AsRawFd + Send + 'static>(config: WorkerConfig) -> io::Result<WorkerHandle<P>> {
     let (tx, rx) = bounded(COMMANDS);
-    let mut worker = Worker::new(config, rx)?;
+    let (tell, told) = unbounded();
+    let begin = Begin { restrict: config.restrict, tell };
+    let mut worker = Worker::new(config, rx, begin.clone())?;
     let waker = Waker::new(worker.poll.registry(), WAKE)?;
     let applied = worker.applied.clone();
-    let thread = std::thread::Builder::new().name("swd-worker-0".into()).spawn(move || worker.run())?;
-    Ok(WorkerHandle { commands: tx, waker, applied, thread: Some(thread) })
+    let thread = std::thread::Builder::new().name("swd-worker-0".into()).spawn(move || {
+        begin.begin(ThreadKind::Forwarding);
+        worker.run();
+    })?;
+    // Ends when both threads have begun, and so let go of their ends.
+    let measures = told.iter().collect();
+    Ok(WorkerHandle { commands: tx, waker, applied, thread: Some(thread), measures })
+}
+
+/// The first thing that a thread does.
+#[derive(Clone)]
+struct Begin {
+    restrict: bool,
+    tell: Sender<Measure>,
+}
+
+impl Begin {
+    fn begin(self, kind: ThreadKind) {
+        if self.restrict {
+            // Whoever started the worker may have given up.
+            let _ = self.tell.send(Measure::filter(kind, restrict(kind)));
+        }
+    }
 }
 
 /// What takes long to let go of.
@@ -126,9 +163,10 @@ enum Waste<P> {
 
 /// A thread that lets go of what it is sent. Its channel has no bound, because the worker must not wait for it; there
 /// are never more devices in it than ports have been removed.
-fn reaper<P: Send + 'static>() -> io::Result<Sender<Waste<P>>> {
+fn reaper<P: Send + 'static>(begin: Begin) -> io::Result<Sender<Waste<P>>> {
     let (tx, rx) = unbounded::<Waste<P>>();
     std::thread::Builder::new().name("swd-reaper".into()).spawn(move || {
+        begin.begin(ThreadKind::Reaper);
         rx.iter().for_each(|waste| match waste {
             Waste::Device(device) => drop(device),
             Waste::Tables(tables) => drop(tables),
@@ -151,11 +189,12 @@ struct Worker<P> {
     /// waits in the device's queue.
     unnamed: Vec<PortId>,
     started: Instant,
+    pulse: Option<Pulse>,
     reaper: Sender<Waste<P>>,
 }
 
 impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
-    fn new(config: WorkerConfig, commands: Receiver<Command<P>>) -> io::Result<Self> {
+    fn new(config: WorkerConfig, commands: Receiver<Command<P>>, begin: Begin) -> io::Result<Self> {
         let mut worker = Self {
             poll: Poll::new()?,
             engine: Engine::new(config.datapath, config.rx, config.tx),
@@ -165,7 +204,8 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             begun: false,
             unnamed: Vec::new(),
             started: Instant::now(),
-            reaper: reaper()?,
+            pulse: config.pulse,
+            reaper: reaper(begin)?,
         };
         worker.register_underlay()?;
         Ok(worker)
@@ -189,8 +229,12 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
 
     fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
+        let longest = if self.pulse.is_some() { EVERY } else { MAX_SLEEP };
         loop {
             let now_ms = self.now_ms();
+            if let Some(pulse) = &mut self.pulse {
+                pulse.beat(now_ms);
+            }
             let Some(more_commands) = self.obey(now_ms) else { return };
             if self.engine.poll_timeout().is_some_and(|due| due <= now_ms) {
                 self.engine.handle_timeout(now_ms);
@@ -200,7 +244,7 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             } else {
                 self.engine
                     .poll_timeout()
-                    .map_or(MAX_SLEEP, |due| Duration::from_millis(due.saturating_sub(now_ms)).min(MAX_SLEEP))
+                    .map_or(longest, |due| Duration::from_millis(due.saturating_sub(now_ms)).min(longest))
             };
             match self.poll.poll(&mut events, Some(sleep)) {
                 Ok(()) => {}

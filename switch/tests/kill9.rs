@@ -38,11 +38,15 @@ fn start(dir: &Path) -> Daemon {
     Daemon(child)
 }
 
-/// Connects as soon as the daemon answers; a socket that was left behind does not.
+/// Connects as soon as the daemon answers; a socket that was left behind does not, and that of a switch process which
+/// ends with its monitor only seems to.
 fn connect(dir: &Path, daemon: &mut Daemon) -> BlockingClient {
     let deadline = Instant::now() + LIMIT;
     loop {
-        match BlockingClient::connect(dir.join("swd.sock"), LIMIT) {
+        let answers = |mut client: BlockingClient| {
+            client.call(async |s| s.export(proto::ExportRequest {}).await).map(|_| client)
+        };
+        match BlockingClient::connect(dir.join("swd.sock"), LIMIT).and_then(answers) {
             Ok(client) => return client,
             Err(e) => {
                 assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon ended");

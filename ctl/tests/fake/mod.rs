@@ -20,6 +20,8 @@ type Reply<T> = Result<Response<T>, tonic::Status>;
 #[derive(Default)]
 pub struct Script {
     pub degraded: Vec<Degraded>,
+    pub sandbox: Vec<SandboxMeasure>,
+    pub monitor: Option<MonitorInfo>,
     /// Never answers `GetStatus`.
     pub hang: bool,
     pub fdb: Vec<FdbInfo>,
@@ -191,6 +193,8 @@ impl Switch for Fake {
                 applied_generation: s.generation,
                 ports_up: s.desired.ports.len() as u32,
                 degraded: s.script.degraded.clone(),
+                sandbox: s.script.sandbox.clone(),
+                monitor: s.script.monitor.clone(),
                 ..Default::default()
             })
         })

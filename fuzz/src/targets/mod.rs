@@ -3,6 +3,7 @@
 pub mod api;
 mod check;
 pub mod headers;
+pub mod memory;
 pub mod process;
 pub mod state;
 pub mod tables;

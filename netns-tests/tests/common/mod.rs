@@ -228,10 +228,13 @@ pub fn tcp_timeouts(ns: &Ns) -> Result<u64> {
         .ok_or_else(|| Error::failed(format!("no TCPTimeouts in {}", ns.name())))
 }
 
-/// How many descriptors a process has.
-pub fn open_files(pid: u32) -> Result<usize> {
-    let dir = format!("/proc/{pid}/fd");
-    Ok(std::fs::read_dir(&dir).context(dir)?.count())
+/// How many descriptors the processes of a daemon have.
+pub fn open_files(node: &Node) -> Result<usize> {
+    let count = |pid: u32| -> Result<usize> {
+        let dir = format!("/proc/{pid}/fd");
+        Ok(std::fs::read_dir(&dir).context(dir)?.count())
+    };
+    node.swd_pids()?.into_iter().map(count).sum()
 }
 
 /// A figure for whoever reads the output of the suite.

@@ -107,15 +107,17 @@ fn namespaces(node: &Node) -> Result<Vec<String>> {
     Ok(lab::netns::list()?.into_iter().filter(|name| name.starts_with(lab)).collect())
 }
 
-/// What the daemon has open, without the numbers of sockets and pipes.
+/// What the processes of the daemon have open, without the numbers of sockets and pipes.
 fn open_files(node: &Node) -> Result<Vec<String>> {
-    let dir = format!("/proc/{}/fd", node.swd_pid()?);
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&dir).context(&dir)? {
-        // One that is closed while we look is not open.
-        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
-        let target = target.to_string_lossy().into_owned();
-        found.push(target.split(":[").next().unwrap_or(&target).to_owned());
+    for pid in node.swd_pids()? {
+        let dir = format!("/proc/{pid}/fd");
+        for entry in std::fs::read_dir(&dir).context(&dir)? {
+            // One that is closed while we look is not open.
+            let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+            let target = target.to_string_lossy().into_owned();
+            found.push(target.split(":[").next().unwrap_or(&target).to_owned());
+        }
     }
     found.sort();
     Ok(found)

@@ -33,7 +33,7 @@ pub fn two_hundred_ports() -> Result<()> {
     a.start_swd_with(&SwdOptions::default())?;
     let prefix = ("10.1.1", "fd00:1");
     add_network(a, "pods", 1, &[prefix], &[])?;
-    let before = open_files(a.swd_pid()?)?;
+    let before = open_files(a)?;
     let start = Instant::now();
     let mut hosts = Vec::new();
     for n in 0..PORTS {
@@ -55,9 +55,9 @@ pub fn two_hundred_ports() -> Result<()> {
     note(format!("{PORTS} ports added in {added:?}, removed in {:?}", start.elapsed()));
     // Devices are closed by a thread of their own.
     wait::until("all descriptors are closed", Duration::from_secs(20), || {
-        (open_files(a.swd_pid().ok()?).ok()? <= before).then_some(())
+        (open_files(a).ok()? <= before).then_some(())
     })
-    .context(format!("{before} open files before, now {}", open_files(a.swd_pid()?)?))?;
+    .context(format!("{before} open files before, now {}", open_files(a)?))?;
     for host in &hosts {
         let left = devices(host)?;
         ensure!(left.is_empty(), "{left:?} is left in {}", host.ns().name());

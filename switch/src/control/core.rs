@@ -20,6 +20,7 @@ use super::kernel::Kernel;
 use super::program::{self, Answer, Program, ProgramError};
 use super::publish::{Numbers, Publisher};
 use super::reconcile::{Actual, Up};
+use super::remember::restore::Restore;
 use super::state::{Loaded, Store};
 use super::{Settings, derive, rules};
 use crate::datapath::{Egress, NetId, PeerId, Tables};
@@ -54,6 +55,8 @@ pub struct Core {
     pub(super) look_from: usize,
     peers: BTreeMap<String, Identity>,
     publisher: Publisher,
+    /// What a process before this one has learned and counted, while this one starts.
+    pub(super) restore: Option<Restore>,
     /// What the node's kernel is to do.
     pub(super) plan: NodePlan,
     pub(super) kernel: Kernel,
@@ -85,6 +88,7 @@ impl Core {
             ipam: Allocator::new(settings.seed),
             reaper: Reaper::new(settings.tombstones.clone()),
             publisher: Publisher::new(settings.seed),
+            restore: None,
             plan: NodePlan::default(),
             kernel: Kernel::new(host, Instant::now()),
             tables: Arc::new(Tables::new(settings.seed)),
@@ -288,6 +292,7 @@ impl Core {
             tables = self.publisher.build(epoch, &self.settings, desired, &self.ids);
         }
         let tables = Arc::new(tables);
+        self.put_back(&tables)?;
         self.worker.send(Command::Publish(tables.clone()))?;
         self.tables = tables;
         for id in handed.ports {
@@ -298,6 +303,25 @@ impl Core {
             let in_force = i.tables.generation;
             applied.send_replace(in_force);
         })))
+    }
+
+    /// Puts back what was known about what these tables name for the first time. The worker gets them after it, and
+    /// reads nothing from ports that no table names.
+    fn put_back(&mut self, tables: &Arc<Tables>) -> Result<(), ProgramError> {
+        let Some(restore) = &mut self.restore else { return Ok(()) };
+        for batch in restore.due(&self.ids, tables) {
+            self.worker.send(Command::Inspect(batch.into_inspection(tables.clone())))?;
+        }
+        Ok(())
+    }
+
+    /// Ends that: what is left belongs to nobody here.
+    ///
+    /// # Errors
+    /// When the worker has ended.
+    pub(super) fn put_back_rest(&mut self) -> Result<(), ProgramError> {
+        let Some(restore) = self.restore.take() else { return Ok(()) };
+        self.worker.send(Command::Inspect(restore.rest().into_inspection(self.tables.clone())))
     }
 
     /// Tells the worker about peers and networks that are no longer in the tables, and frees their numbers.

@@ -151,6 +151,7 @@ impl Core {
             }
             let reason = match e {
                 NodeError::Permission(_) => Reason::PermissionDenied,
+                NodeError::Told { reason, .. } => reason,
                 _ => Reason::Internal,
             };
             ApiError::new(reason, format!("{object}: {e}"))

@@ -22,10 +22,13 @@ pub mod fs;
 pub mod ids;
 pub mod ipam;
 mod kernel;
+pub mod memory_file;
 pub mod plan;
 pub mod program;
 pub mod publish;
 mod reconcile;
+pub mod refusal;
+pub mod remember;
 pub mod routes;
 mod rules;
 pub mod server;
@@ -46,7 +49,11 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 
 use crate::io::Opener;
 use crate::node::NodeHost;
+use crate::sandbox::Level;
+use memory_file::MemoryFile;
 use program::{Program, ProgramError};
+use remember::capture::Keeper;
+use remember::restore::Restore;
 use state::Loaded;
 
 pub use self::core::Core;
@@ -54,6 +61,8 @@ pub use state::{LoadError, Store};
 
 /// Time between two looks at the devices.
 const TICK: Duration = Duration::from_secs(1);
+/// Longest wait for what is remembered at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a daemon was started with; fixed for its life.
 #[derive(Clone, Debug)]
@@ -78,6 +87,21 @@ pub struct Settings {
     pub udp_gro: bool,
     /// Where notes are left about attachments that were deleted while this daemon did not answer.
     pub tombstones: Option<PathBuf>,
+    /// How far the process is shut in.
+    pub sandbox: Level,
+    /// Who has started this process, if that is a monitor.
+    pub monitor: Option<Monitored>,
+}
+
+/// What is known about the monitor of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monitored {
+    /// Its process id.
+    pub pid: u32,
+    /// How often it has started a switch process before this one.
+    pub restarts: u64,
+    /// How the one before ended.
+    pub last_end: Option<String>,
 }
 
 /// The underlay of this node.
@@ -96,11 +120,14 @@ pub struct Control {
     /// Generation of the tables that the worker runs with.
     applied: watch::Receiver<u64>,
     started: Instant,
+    /// What is to outlive this process, apart from the state.
+    keeper: Option<Arc<Mutex<Keeper>>>,
 }
 
 impl Control {
     /// Takes over a loaded state: opens its ports and publishes its tables. A port that cannot be opened is
-    /// reported as degraded and tried again.
+    /// reported as degraded and tried again. What a process before this one left in `memory` is put back, and what
+    /// is learned and counted from now on is written there.
     ///
     /// # Errors
     /// When the worker has ended.
@@ -111,13 +138,22 @@ impl Control {
         opener: Box<dyn Opener + Send>,
         host: Box<dyn NodeHost + Send>,
         worker: Box<dyn Program>,
+        memory: Option<MemoryFile>,
     ) -> Result<Self, ProgramError> {
         let (tx, applied) = watch::channel(0);
         let mut core = Core::new(settings, store, loaded, opener, host, worker, tx);
         // Before ports are opened: what a runtime has deleted must not come back.
         core.reap();
+        let keeper = memory.map(Keeper::new);
+        if let Some(remembered) = keeper.as_ref().and_then(Keeper::read) {
+            let (macs, neighbours) = remembered.entries();
+            tracing::info!(macs, neighbours, "what was learned and counted before is put back");
+            core.restore = Some(Restore::new(remembered, remember::boot_ms()));
+        }
         core.converge(Instant::now())?;
-        Ok(Self { core: Arc::new(Mutex::new(core)), applied, started: Instant::now() })
+        core.put_back_rest()?;
+        let keeper = keeper.map(|keeper| Arc::new(Mutex::new(keeper)));
+        Ok(Self { core: Arc::new(Mutex::new(core)), applied, started: Instant::now(), keeper })
     }
 
     pub(crate) async fn core(&self) -> MutexGuard<'_, Core> {
@@ -155,11 +191,23 @@ impl Control {
                     return gone;
                 }
             }
+            self.keep().await;
+        }
+    }
+
+    /// Remembers what was learned and counted; true if something was written.
+    pub(crate) async fn keep(&self) -> bool {
+        match &self.keeper {
+            Some(keeper) => self.remember(&mut *keeper.lock().await).await,
+            None => false,
         }
     }
 
     /// Tells the worker to close everything and end.
     pub async fn stop(&self) {
+        if self.keeper.is_some() && tokio::time::timeout(LAST_WORDS, self.keep()).await.is_err() {
+            tracing::warn!("what was learned and counted last is not remembered: the worker does not answer");
+        }
         if let Err(e) = self.core().await.stop() {
             tracing::warn!("stopping the worker: {e}");
         }

@@ -18,11 +18,10 @@ use ctl::error::{ApiError, Reason};
 use super::core::Core;
 use super::derive;
 use super::program::{ProgramError, add_port};
+use super::refusal;
 use crate::datapath::{Egress, PortId};
 use crate::engine::{Command, Limits};
-use crate::io::{
-    NetnsError, NetnsIdentity, Offloads, OpenError, OpenedPort, PortHealth, PortPlace, PortSpec,
-};
+use crate::io::{NetnsIdentity, Offloads, OpenedPort, PortHealth, PortPlace, PortSpec};
 use crate::node::plan;
 
 /// Longest wait for the worker before a device is removed all the same.
@@ -100,10 +99,11 @@ impl Core {
             .find(|n| n.name == port.network)
             .ok_or_else(|| ApiError::no_network(&port.network))?;
         let spec = self.spec(desired, port, network).map_err(|e| ApiError::invalid(&object, e))?;
-        let opened = self.opener.open_port(&spec).map_err(|e| explain(&object, &e))?;
+        let opened = self.opener.open_port(&spec).map_err(|e| refusal::of(&object, &e))?;
         let (place, identity, offloads) = (opened.place(), opened.identity.clone(), opened.offloads);
         let id = PortId(self.ids.ports.take(&port.name));
-        tracing::info!(port = port.name, netns = %spec.netns, ifname = spec.ifname, offloads = %offloads, "port opened");
+        let what = if opened.adopted { "port taken over" } else { "port opened" };
+        tracing::info!(port = port.name, netns = %spec.netns, ifname = spec.ifname, offloads = %offloads, "{what}");
         Ok(Up {
             id,
             spec,
@@ -402,13 +402,11 @@ impl Core {
     }
 }
 
-const REPLACED: &str = "its network namespace was replaced by another of the same name";
-
 /// Why a device is no good any more; `None` while it is there.
 pub(super) fn lost(health: PortHealth) -> Option<&'static str> {
     match health {
         PortHealth::NetnsGone => Some("its network namespace is gone"),
-        PortHealth::NetnsReplaced => Some(REPLACED),
+        PortHealth::NetnsReplaced => Some(refusal::REPLACED),
         PortHealth::IfaceGone => Some("its device was deleted or renamed"),
         PortHealth::IfaceReplaced => Some("another device has its name"),
         _ => None,
@@ -418,49 +416,6 @@ pub(super) fn lost(health: PortHealth) -> Option<&'static str> {
 /// Has a pod lost what its port was opened with?
 pub(super) fn pod_lacks(health: PortHealth) -> bool {
     matches!(health, PortHealth::PodAddressMissing { .. } | PortHealth::PodRouteMissing { .. })
-}
-
-/// Why a device could not be made, in the words of the API.
-fn explain(object: &str, e: &OpenError) -> ApiError {
-    let reason = match e {
-        OpenError::Invalid(_) | OpenError::OwnNamespace(_) | OpenError::Netns(NetnsError::Invalid(_)) => {
-            Reason::InvalidArgument
-        }
-        OpenError::Replaced(_)
-        | OpenError::Netns(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => {
-            Reason::NetnsNotFound
-        }
-        OpenError::Permission { .. } | OpenError::Netns(NetnsError::Permission { .. }) => {
-            Reason::PermissionDenied
-        }
-        OpenError::IfaceExists { .. } | OpenError::Busy { .. } | OpenError::PortInUse { .. } => {
-            Reason::Conflict
-        }
-        OpenError::NoTun(_)
-        | OpenError::Netlink { .. }
-        | OpenError::NoSuchAddress(_)
-        | OpenError::Io { .. }
-        | OpenError::Netns(NetnsError::Io { .. }) => Reason::Internal,
-    };
-    let error = |text: String| ApiError::new(reason, format!("{object}: {text}"));
-    match e {
-        OpenError::Netns(NetnsError::NotFound { netns, path, hint }) => {
-            error(format!("network namespace {netns} not found at {}", path.display())).hint(*hint)
-        }
-        OpenError::Netns(NetnsError::NotANamespace { netns, path, hint }) => {
-            error(format!("{} of network namespace {netns} is not a network namespace", path.display()))
-                .hint(*hint)
-        }
-        OpenError::Replaced(_) => error(REPLACED.to_owned()).hint(
-            "the pod it was made for has ended: its runtime deletes the port with CNI DEL or GC, or use \
-             `swctl port del`",
-        ),
-        OpenError::IfaceExists { ifname, netns, kind } => {
-            error(format!("interface {ifname} already exists in namespace {netns} ({kind})"))
-                .hint(format!("choose another name with --ifname, or remove it: ip link del {ifname}"))
-        }
-        _ => error(e.to_string()),
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! The socket is made under a temporary name, given its mode (0660) and then renamed into place: nobody can
 //! connect before the mode is right, and what an earlier daemon left is replaced. A daemon that still answers
-//! there is not. At the end the file is removed if it is still ours.
+//! there is not. At the end the file is removed if it is still ours. A monitor makes it, and gives the listening
+//! descriptor to its switch process.
 //!
 //! Limits: messages of [`ctl::MAX_MESSAGE_BYTES`], 64 requests at a time on one connection; a request that is
 //! being carried out when the daemon is told to stop has [`GRACE`] to end.
@@ -10,12 +11,11 @@
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ctl::proto::switch_server::SwitchServer;
-use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::Control;
@@ -26,11 +26,19 @@ pub const GRACE: Duration = Duration::from_secs(3);
 const REQUESTS: usize = 64;
 const MODE: u32 = 0o660;
 
-/// A socket that is ready, removed when dropped.
+/// A listening socket; its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Socket {
     listener: Option<UnixListener>,
+    file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+struct SocketFile {
+    /// Where clients look for it.
     path: PathBuf,
+    /// Where it is, until it is published.
+    temporary: Option<PathBuf>,
     /// Device and inode of the file we made.
     id: (u64, u64),
 }
@@ -39,9 +47,25 @@ impl Socket {
     /// Makes the socket; connections are accepted from now on.
     ///
     /// # Errors
+    /// As [`Socket::prepare`].
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let mut socket = Self::prepare(path)?;
+        socket.publish()?;
+        Ok(socket)
+    }
+
+    /// One that listens already, and whose file is somebody else's.
+    #[must_use]
+    pub const fn inherited(listener: UnixListener) -> Self {
+        Self { listener: Some(listener), file: None }
+    }
+
+    /// Makes the socket where no client looks for it.
+    ///
+    /// # Errors
     /// Those of the system; `AddrInUse` when another daemon answers there or something that is no socket is
     /// in the way.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub fn prepare(path: &Path) -> io::Result<Self> {
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.is_dir()) {
             std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
         }
@@ -65,12 +89,15 @@ impl Socket {
         let listener = UnixListener::bind(&temporary)?;
         let finish = || -> io::Result<(u64, u64)> {
             std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(MODE))?;
+            listener.set_nonblocking(true)?;
             let meta = std::fs::symlink_metadata(&temporary)?;
-            std::fs::rename(&temporary, path)?;
             Ok((meta.dev(), meta.ino()))
         };
         match finish() {
-            Ok(id) => Ok(Self { listener: Some(listener), path: path.to_owned(), id }),
+            Ok(id) => {
+                let file = SocketFile { path: path.to_owned(), temporary: Some(temporary), id };
+                Ok(Self { listener: Some(listener), file: Some(file) })
+            }
             Err(e) => {
                 let _ = std::fs::remove_file(&temporary);
                 Err(e)
@@ -79,11 +106,41 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Socket {
+    /// Lets clients find it.
+    ///
+    /// # Errors
+    /// Those of renaming.
+    pub fn publish(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if let Some(temporary) = &file.temporary {
+            std::fs::rename(temporary, &file.path)?;
+            file.temporary = None;
+        }
+        Ok(())
+    }
+
+    /// The listening descriptor once more.
+    ///
+    /// # Errors
+    /// No descriptors, or the socket was withdrawn.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?.try_clone()
+    }
+
+    /// Removes the file and stops to listen here.
+    pub fn withdraw(&mut self) {
+        self.listener = None;
+        self.file = None;
+    }
+}
+
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.id);
+        let at = self.temporary.as_ref().unwrap_or(&self.path);
+        let ours = std::fs::symlink_metadata(at).is_ok_and(|m| (m.dev(), m.ino()) == self.id);
         if ours {
-            let _ = std::fs::remove_file(&self.path);
+            let _ = std::fs::remove_file(at);
         }
     }
 }
@@ -94,6 +151,9 @@ pub enum ServeError {
     /// The reflection data do not decode.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The socket cannot be polled.
+    #[error("the control socket: {0}")]
+    Listen(io::Error),
     /// The transport failed.
     #[error("serving: {0}")]
     Transport(#[from] tonic::transport::Error),
@@ -109,6 +169,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let Some(listener) = socket.listener.take() else { return Ok(()) };
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(ServeError::Listen)?;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(ctl::DESCRIPTOR_SET)
         .build_v1()?;

@@ -34,6 +34,8 @@ pub fn settings() -> Settings {
         udp_gso_segments: 0,
         udp_gro: false,
         tombstones: None,
+        sandbox: crate::sandbox::Level::default(),
+        monitor: None,
     }
 }
 
@@ -195,6 +197,10 @@ impl Opener for FakeOpener {
         Err(OpenError::NoSuchAddress(addr))
     }
 
+    fn sending_socket(&mut self, local: IpAddr) -> Result<OwnedFd, OpenError> {
+        Err(OpenError::NoSuchAddress(local))
+    }
+
     fn underlay_mtu(&mut self, _: IpAddr) -> Result<u32, OpenError> {
         Ok(1500)
     }
@@ -337,6 +343,7 @@ pub fn bench_with(settings: Settings, fs: Box<dyn fs::Fs>, opener: FakeOpener) -
         Box::new(opener.clone()),
         Box::new(host.clone()),
         Box::new(worker),
+        None,
     );
     Bench { control: control.unwrap(), opener, heard, host }
 }

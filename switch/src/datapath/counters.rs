@@ -192,6 +192,19 @@ impl CounterTable {
         counters.drops[DropReason::NeighbourFailed as usize] += 1;
     }
 
+    /// Adds what was counted before a restart, on a port, a peer, or (`None`) the node. Both sums hold afterwards:
+    /// `before` has no frames that wait, so each one that was held either left or was lost.
+    pub fn resume(&mut self, who: Option<Egress>, before: &Counters) {
+        match who {
+            Some(who) => self.of(who).add(before),
+            None => self.node.add(before),
+        }
+        let expired = before.drops[DropReason::NeighbourFailed as usize];
+        self.expired += expired;
+        self.released += before.held.saturating_sub(expired);
+        self.posted += before.sent + before.send_drops;
+    }
+
     /// Folds the counters of a removed port or peer into the node's, so that no frame is ever forgotten.
     pub fn retire(&mut self, who: Egress) {
         let gone = std::mem::take(self.of(who));

@@ -11,9 +11,19 @@
 //!
 //! Ageing: [`Fdb::sweep`] walks each owner's list from the oldest entry and stops at the first young one, so it
 //! costs as much as there is to remove.
+//!
+//! What a table before this one knew can be put back ([`Fdb::restore`]). Such an entry forwards, but is *stale* until
+//! its address is seen again: it is the oldest of its owner, and is removed after [`STALE_MS`] at the latest.
 
 use super::verdict::{Egress, NetId, PeerId, PortId};
 use packet::{MacAddr, flow};
+use std::num::NonZeroU32;
+
+/// How long an entry that was put back lives at most unless it is seen, in milliseconds. Hosts that are there answer
+/// or ask within that time (ARP caches live for about as long); one that has moved meanwhile is sought again after it.
+pub const STALE_MS: u64 = 60_000;
+/// Places of the index that one step of a walk looks at: 128 KiB, read in about 10 microseconds.
+const STEP: usize = 8192;
 
 const NONE: u32 = u32::MAX;
 
@@ -102,6 +112,21 @@ struct Slot {
     owner: u32,
     older: u32,
     newer: u32,
+    /// As in [`FdbEntry`].
+    stale: Option<NonZeroU32>,
+}
+
+impl Slot {
+    /// Has it outlived its network's ageing time (`None`: there is none)?
+    fn outlived(&self, now_ms: u64, limit: Option<u64>) -> bool {
+        let age = now_ms.saturating_sub(self.seen_ms);
+        match self.stale {
+            None => limit.is_some_and(|limit| age >= limit),
+            Some(before) => {
+                age >= STALE_MS || limit.is_some_and(|limit| age + u64::from(before.get()) >= limit)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -143,6 +168,16 @@ pub struct FdbEntry {
     pub seen_ms: u64,
     /// When it was last a destination, at most a second early; when it was learned if it never was.
     pub used_ms: u64,
+    /// Put back and not seen since: how long it had not been seen then, in milliseconds (at least one).
+    pub stale: Option<NonZeroU32>,
+}
+
+impl FdbEntry {
+    /// Milliseconds since it was last a source, the time before it was put back included.
+    #[must_use]
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.seen_ms) + self.stale.map_or(0, |before| before.get().into())
+    }
 }
 
 /// The learned table.
@@ -159,6 +194,8 @@ pub struct Fdb {
     networks: Vec<u32>,
     len: usize,
     capacity: usize,
+    /// Rises when an entry comes, moves or goes.
+    changes: u64,
     /// Where the last sweep ran out of budget: number of the owner (ports first), last key of it that was kept.
     resume: Option<(usize, Option<u64>)>,
 }
@@ -201,6 +238,7 @@ impl Fdb {
             networks: Vec::new(),
             len: 0,
             capacity,
+            changes: 0,
             resume: None,
         }
     }
@@ -221,6 +259,12 @@ impl Fdb {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Rises when an entry comes, moves or goes; not when it is seen or used.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     #[inline]
@@ -295,7 +339,8 @@ impl Fdb {
             if self.index[at].egress() == packed {
                 if self.index[at].touch(now_ms, SOURCE) {
                     self.unlink(slot);
-                    self.slots[slot as usize].seen_ms = now_ms;
+                    let seen = &mut self.slots[slot as usize];
+                    (seen.seen_ms, seen.stale) = (now_ms, None);
                     self.link(slot, packed);
                 }
                 return Learned::Refreshed;
@@ -309,7 +354,9 @@ impl Fdb {
             self.index[at] = Entry::new(key, packed, slot, touch(now_ms, SOURCE));
             let moved = &mut self.slots[slot as usize];
             (moved.seen_ms, moved.used_ms, moved.created_ms) = (now_ms, now_ms, now_ms);
+            moved.stale = None;
             self.link(slot, packed);
+            self.changes += 1;
             return Learned::Moved;
         }
         let mut outcome = Learned::Added;
@@ -319,6 +366,41 @@ impl Fdb {
             }
             outcome = Learned::Replaced;
         }
+        let slot = self.occupy(key, packed, now_ms, SOURCE);
+        self.link(slot, packed);
+        outcome
+    }
+
+    /// Puts back what a table before this one knew: an address that was last seen `age_ms` before `now_ms`, behind
+    /// `egress`. It becomes the oldest entry of its owner, so put the youngest back first. Takes no other entry's
+    /// place: false if the address is known, or there is no room for it within `quota`.
+    pub fn restore(
+        &mut self,
+        network: NetId,
+        mac: MacAddr,
+        egress: Egress,
+        quota: u32,
+        age_ms: u64,
+        now_ms: u64,
+    ) -> bool {
+        let key = key(network, mac);
+        let packed = pack(egress);
+        let owner = *self.owner(packed);
+        if self.probe(key).1 || owner.len >= quota || self.len == self.capacity {
+            return false;
+        }
+        let slot = self.occupy(key, packed, now_ms, 0);
+        // The list stays in the order of times.
+        let oldest = self.slots.get(owner.oldest as usize).map_or(now_ms, |oldest| oldest.seen_ms);
+        let new = &mut self.slots[slot as usize];
+        new.seen_ms = now_ms.min(oldest);
+        new.stale = NonZeroU32::new(u32::try_from(age_ms).unwrap_or(u32::MAX).max(1));
+        self.link_oldest(slot, packed);
+        true
+    }
+
+    /// Makes an entry for a key that has none. The caller puts its slot into the owner's list.
+    fn occupy(&mut self, key: u64, packed: u32, now_ms: u64, way: u32) -> u32 {
         let new = Slot {
             key,
             seen_ms: now_ms,
@@ -327,6 +409,7 @@ impl Fdb {
             owner: packed,
             older: NONE,
             newer: NONE,
+            stale: None,
         };
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -339,11 +422,11 @@ impl Fdb {
             }
         };
         let (at, _) = self.probe(key);
-        self.index[at] = Entry::new(key, packed, slot, touch(now_ms, SOURCE));
+        self.index[at] = Entry::new(key, packed, slot, touch(now_ms, way));
         self.len += 1;
-        *self.network(network) += 1;
-        self.link(slot, packed);
-        outcome
+        self.changes += 1;
+        *self.network(NetId((key >> 48) as u16)) += 1;
+        slot
     }
 
     fn network(&mut self, id: NetId) -> &mut u32 {
@@ -376,6 +459,22 @@ impl Fdb {
         owner.len += 1;
     }
 
+    /// Puts a slot at the oldest end of the owner's list.
+    fn link_oldest(&mut self, slot: u32, packed: u32) {
+        let oldest = self.owner(packed).oldest;
+        {
+            let s = &mut self.slots[slot as usize];
+            (s.owner, s.older, s.newer) = (packed, NONE, oldest);
+        }
+        match oldest {
+            NONE => self.owner(packed).newest = slot,
+            o => self.slots[o as usize].older = slot,
+        }
+        let owner = self.owner(packed);
+        owner.oldest = slot;
+        owner.len += 1;
+    }
+
     fn unlink(&mut self, slot: u32) {
         let Slot { owner, older, newer, .. } = self.slots[slot as usize];
         match older {
@@ -404,6 +503,7 @@ impl Fdb {
         self.unlink(slot);
         self.free.push(slot);
         self.len -= 1;
+        self.changes += 1;
         *self.network(NetId((self.slots[slot as usize].key >> 48) as u16)) -= 1;
         self.close_gap(at);
     }
@@ -456,7 +556,7 @@ impl Fdb {
 
     /// Removes entries older than their network's ageing time (`None`: keep for ever). `least_ms` is the
     /// shortest of these times: an owner's list is sorted by age, so the walk ends at the first entry younger
-    /// than that. At most `budget` entries are looked at, so that a sweep never stalls the worker; the next one
+    /// than that, behind the stale ones. At most `budget` entries are looked at, so that a sweep never stalls the worker; the next one
     /// goes on where it ended, so that entries which may stay do not hide others. Returns how many were removed.
     pub fn sweep(
         &mut self,
@@ -483,12 +583,13 @@ impl Fdb {
                     return gone;
                 }
                 budget -= 1;
-                let Slot { key, seen_ms, newer, .. } = self.slots[slot as usize];
-                let age = now_ms.saturating_sub(seen_ms);
-                if age < least_ms {
+                let looked_at = self.slots[slot as usize];
+                let Slot { key, seen_ms, newer, stale, .. } = looked_at;
+                // The stale ones, which come first, have less time.
+                if stale.is_none() && now_ms.saturating_sub(seen_ms) < least_ms {
                     break;
                 }
-                if ageing(NetId((key >> 48) as u16)).is_some_and(|limit| age >= limit) {
+                if looked_at.outlived(now_ms, ageing(NetId((key >> 48) as u16))) {
                     self.remove_slot(slot);
                     gone += 1;
                 } else {
@@ -508,19 +609,39 @@ impl Fdb {
         Some(slot.newer)
     }
 
+    fn listed(&self, entry: Entry) -> FdbEntry {
+        let slot = &self.slots[entry.slot() as usize];
+        FdbEntry {
+            network: NetId((entry.key >> 48) as u16),
+            mac: MacAddr::from_u64(entry.key),
+            egress: unpack(entry.egress()),
+            created_ms: slot.created_ms,
+            seen_ms: slot.seen_ms,
+            used_ms: slot.used_ms,
+            stale: slot.stale,
+        }
+    }
+
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = FdbEntry> + '_ {
-        self.index.iter().filter(|e| e.key != 0).map(|e| {
-            let slot = &self.slots[e.slot() as usize];
-            FdbEntry {
-                network: NetId((e.key >> 48) as u16),
-                mac: MacAddr::from_u64(e.key),
-                egress: unpack(e.egress()),
-                created_ms: slot.created_ms,
-                seen_ms: slot.seen_ms,
-                used_ms: slot.used_ms,
+        self.index.iter().filter(|e| e.key != 0).map(|e| self.listed(*e))
+    }
+
+    /// One step of a walk over all entries that begins at 0: at most `most` of them. Returns where the next step
+    /// begins, `None` at the end. What comes, moves or goes between two steps may be met twice or not at all.
+    pub fn step(&self, from: usize, most: usize, mut each: impl FnMut(FdbEntry)) -> Option<usize> {
+        let mut met = 0;
+        for (at, entry) in self.index.iter().enumerate().skip(from).take(STEP) {
+            if entry.key == 0 {
+                continue;
             }
-        })
+            if met == most {
+                return Some(at);
+            }
+            met += 1;
+            each(self.listed(*entry));
+        }
+        Some(from.saturating_add(STEP)).filter(|&next| next < self.index.len())
     }
 
     /// Entries learned behind one port or peer.

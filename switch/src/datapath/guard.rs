@@ -41,10 +41,16 @@ pub fn ethernet(network: &Network, node: &Node, frame: &[u8]) -> Result<(), Drop
     if Headers::dst_mac(frame).is_link_local_control() {
         return Err(DropReason::ControlFrame);
     }
-    if src == network.gateway_mac || src == node.router_mac {
+    if is_switch(network, node, src) {
         return Err(DropReason::SpoofedMac);
     }
     Ok(())
+}
+
+/// Is this the switch itself, which no frame that it receives may come from?
+#[inline]
+pub fn is_switch(network: &Network, node: &Node, mac: MacAddr) -> bool {
+    mac == network.gateway_mac || mac == node.router_mac
 }
 
 /// Rules for a local port.

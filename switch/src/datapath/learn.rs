@@ -5,11 +5,30 @@
 //! elsewhere is dropped, not learned.
 
 use super::context::Context;
-use super::fdb::Learned;
-use super::tables::Guard;
+use super::fdb::{Fdb, Learned};
+use super::tables::{Guard, Network, Tables};
 use super::trace::{Recorder, Step};
 use super::verdict::{DropReason, Egress};
 use packet::Headers;
+
+/// How many MACs may be learned behind a port or peer, of a table for `capacity`; `None` for one that teaches nothing.
+#[inline]
+pub fn quota(tables: &Tables, capacity: u32, origin: Egress) -> Option<u32> {
+    match origin {
+        Egress::Port(id) => match tables.port(id) {
+            Some(port) if port.guard == Guard::Learning => Some(port.mac_limit),
+            _ => None,
+        },
+        // Half the table, so that one node's hosts cannot keep another's from being learned.
+        Egress::Peer(_) => Some(capacity / 2),
+    }
+}
+
+/// Has the network as many learned MACs as it may have?
+#[inline]
+pub fn full(fdb: &Fdb, network: &Network) -> bool {
+    fdb.network_len(network.id) >= network.fdb_limit
+}
 
 /// Learns the source of a frame that passed the guard.
 ///
@@ -17,20 +36,12 @@ use packet::Headers;
 /// `StaticMove`.
 #[inline]
 pub fn source<R: Recorder>(cx: &mut Context<'_, R>, frame: &[u8]) -> Result<(), DropReason> {
-    let quota = match cx.origin {
-        Egress::Port(id) => match cx.tables.port(id) {
-            Some(port) if port.guard == Guard::Learning => port.mac_limit,
-            _ => return Ok(()),
-        },
-        // Half the table, so that one node's hosts cannot keep another's from being learned.
-        Egress::Peer(_) => cx.fdb.capacity() / 2,
-    };
+    let Some(quota) = quota(cx.tables, cx.fdb.capacity(), cx.origin) else { return Ok(()) };
     let mac = Headers::src_mac(frame);
     if let Some(&fixed) = cx.network.statics.get(&mac) {
         return if fixed == cx.origin { Ok(()) } else { Err(DropReason::StaticMove) };
     }
-    let full = cx.fdb.network_len(cx.network.id) >= cx.network.fdb_limit;
-    if full && cx.fdb.lookup(cx.network.id, mac).is_none() {
+    if full(cx.fdb, cx.network) && cx.fdb.lookup(cx.network.id, mac).is_none() {
         cx.counters.refused += 1;
         return Ok(());
     }

@@ -42,6 +42,7 @@ mod neighbour;
 mod node;
 mod parse;
 mod prefetch;
+mod recall;
 mod reply;
 mod resolve;
 mod route;
@@ -50,7 +51,7 @@ mod trace;
 mod verdict;
 
 pub use counters::{CounterTable, Counters};
-pub use fdb::{Fdb, FdbEntry, Learned};
+pub use fdb::{Fdb, FdbEntry, Learned, STALE_MS};
 pub use frame::{
     BUFFER_LEN, Batch, Frame, FrameRef, Generated, HEADROOM, Ingress, MAX_FRAME, MAX_GENERATED, OwnFrame,
     Postbox, Posted,
@@ -58,6 +59,7 @@ pub use frame::{
 pub use hash::{Map, State};
 pub use neighbour::{NeighbourEntry, Neighbours};
 pub use parse::{frame as parse_frame, packet_size};
+pub use recall::Known;
 pub use tables::{
     Adjacency, Fib, Guard, Network, Node, NodeAttachment, Peer, Port, Sources, Tables, Target, gateway_mac,
     router_mac,
@@ -362,11 +364,11 @@ impl Datapath {
         if now_ms.saturating_sub(self.swept_ms) >= SWEEP_MS {
             self.swept_ms = now_ms;
             let times = || tables.networks.iter().flatten().map(|n| n.ageing_ms).filter(|&ms| ms > 0);
-            if let Some(least) = times().min() {
-                self.counters.aged += self.fdb.sweep(now_ms, least, SWEEP_BUDGET, |id| {
-                    tables.network(id).map(|n| n.ageing_ms).filter(|&ms| ms > 0)
-                });
-            }
+            // Where nothing ages, stale entries do.
+            let least = times().min().unwrap_or(u64::MAX);
+            self.counters.aged += self.fdb.sweep(now_ms, least, SWEEP_BUDGET, |id| {
+                tables.network(id).map(|n| n.ageing_ms).filter(|&ms| ms > 0)
+            });
             self.neighbours.forget(now_ms, |_| false);
         }
         self.counters.posted += out.copies - before;

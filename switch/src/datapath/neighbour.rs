@@ -2,7 +2,8 @@
 //!
 //! An entry is either being resolved (frames wait in a short queue, solicitations are repeated) or known. A
 //! known entry is used for [`FRESH_MS`], then used and asked about again, and forgotten after [`LIFETIME_MS`]
-//! without a sign of life. Signs of life are ARP and ND packets from peers and learning ports.
+//! without a sign of life. Signs of life are ARP and ND packets from peers and learning ports. An entry that was known
+//! to a table before this one can be put back ([`Neighbours::restore`]); it is of the second kind at once.
 //!
 //! Limits: [`MAX_ENTRIES`] entries, of which at most half may come from listening alone, so that chatter cannot
 //! keep the router from resolving; [`QUEUE_PER_NEIGHBOUR`], [`QUEUE_PER_ORIGIN`] and [`QUEUE_TOTAL`] waiting
@@ -43,7 +44,7 @@ pub struct Held {
 #[derive(Clone)]
 enum Stage {
     Incomplete { asker: Egress, tries: u8, next_ms: u64, waiting: Vec<Held> },
-    Known { mac: MacAddr, confirmed_ms: u64, asked_ms: u64 },
+    Known { mac: MacAddr, confirmed_ms: u64, asked_ms: u64, before_ms: u64 },
 }
 
 #[derive(Clone)]
@@ -85,10 +86,24 @@ pub struct NeighbourEntry {
     pub mac: Option<MacAddr>,
     /// Behind whom.
     pub owner: Option<Egress>,
-    /// When it was last confirmed.
+    /// When it was last confirmed, or put back.
     pub confirmed_ms: u64,
+    /// How old it was when it was put back, in milliseconds; 0 if it was confirmed since.
+    pub before_ms: u64,
     /// Frames waiting.
     pub waiting: usize,
+}
+
+impl NeighbourEntry {
+    /// Milliseconds since it was last confirmed.
+    #[must_use]
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        age(now_ms, self.confirmed_ms, self.before_ms)
+    }
+}
+
+fn age(now_ms: u64, confirmed_ms: u64, before_ms: u64) -> u64 {
+    now_ms.saturating_sub(confirmed_ms).saturating_add(before_ms)
 }
 
 /// What one port or peer occupies.
@@ -109,6 +124,8 @@ pub struct Neighbours {
     shares: Map<Egress, Share>,
     /// Frame buffers to reuse.
     spare: Vec<Held>,
+    /// Rises when a known entry comes, changes or goes.
+    changes: u64,
 }
 
 impl Neighbours {
@@ -121,6 +138,7 @@ impl Neighbours {
             waiting: 0,
             shares: Map::with_capacity_and_hasher(2 * QUEUE_TOTAL, State::new(seed)),
             spare: Vec::with_capacity(QUEUE_TOTAL),
+            changes: 0,
         }
     }
 
@@ -129,8 +147,8 @@ impl Neighbours {
         match self.entries.get_mut(&(network, ip)).map(|e| &mut e.state) {
             None => Lookup::Unknown,
             Some(Stage::Incomplete { .. }) => Lookup::Pending,
-            Some(Stage::Known { mac, confirmed_ms, asked_ms }) => {
-                if now_ms.saturating_sub(*confirmed_ms) >= FRESH_MS
+            Some(Stage::Known { mac, confirmed_ms, asked_ms, before_ms }) => {
+                if age(now_ms, *confirmed_ms, *before_ms) >= FRESH_MS
                     && now_ms.saturating_sub(*asked_ms) >= RETRY_MS
                 {
                     *asked_ms = now_ms;
@@ -147,7 +165,9 @@ impl Neighbours {
     pub fn answer(&self, network: NetId, ip: IpAddr, now_ms: u64) -> Option<(MacAddr, Egress)> {
         let entry = self.entries.get(&(network, ip))?;
         match entry.state {
-            Stage::Known { mac, confirmed_ms, .. } if now_ms.saturating_sub(confirmed_ms) < FRESH_MS => {
+            Stage::Known { mac, confirmed_ms, before_ms, .. }
+                if age(now_ms, confirmed_ms, before_ms) < FRESH_MS =>
+            {
                 Some((mac, entry.owner?))
             }
             _ => None,
@@ -233,27 +253,54 @@ impl Neighbours {
         now_ms: u64,
         create: bool,
     ) -> Vec<Held> {
-        let known = Stage::Known { mac, confirmed_ms: now_ms, asked_ms: now_ms };
+        let known = Stage::Known { mac, confirmed_ms: now_ms, asked_ms: now_ms, before_ms: 0 };
         let len = self.entries.len();
         match self.entries.get_mut(&(network, ip)) {
             Some(entry) => {
-                entry.owner = Some(owner);
+                let moved = entry.owner.replace(owner) != Some(owner);
                 match std::mem::replace(&mut entry.state, known) {
                     Stage::Incomplete { asker, waiting, .. } => {
                         self.pending.retain(|key| *key != (network, ip));
                         self.settle(asker, &waiting);
+                        self.changes += 1;
                         waiting
                     }
-                    Stage::Known { .. } => Vec::new(),
+                    Stage::Known { mac: before, .. } => {
+                        self.changes += u64::from(moved || before != mac);
+                        Vec::new()
+                    }
                 }
             }
             None => {
                 if create && len < MAX_ENTRIES / 2 {
+                    self.changes += 1;
                     self.entries.insert((network, ip), Entry { state: known, owner: Some(owner) });
                 }
                 Vec::new()
             }
         }
+    }
+
+    /// Puts back what a table before this one knew: `ip` was confirmed to be at `mac`, behind `owner`, `age_ms` before
+    /// `now_ms`. It is used, and asked about from the next second on. False if the address is known or being
+    /// resolved, the entry is too old, or the table is as full as unasked entries may make it.
+    pub fn restore(
+        &mut self,
+        (network, ip): (NetId, IpAddr),
+        mac: MacAddr,
+        owner: Egress,
+        age_ms: u64,
+        now_ms: u64,
+    ) -> bool {
+        let known = self.entries.contains_key(&(network, ip));
+        if known || age_ms >= LIFETIME_MS || self.entries.len() >= MAX_ENTRIES / 2 {
+            return false;
+        }
+        let before_ms = age_ms.max(FRESH_MS);
+        let state = Stage::Known { mac, confirmed_ms: now_ms, asked_ms: now_ms, before_ms };
+        self.entries.insert((network, ip), Entry { state, owner: Some(owner) });
+        self.changes += 1;
+        true
     }
 
     /// Gives a frame buffer back for reuse.
@@ -267,6 +314,18 @@ impl Neighbours {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Frames of one port or peer that wait.
+    #[must_use]
+    pub fn waiting_of(&self, origin: Egress) -> usize {
+        self.share(origin).waiting
+    }
+
+    /// Rises when a known entry comes, changes or goes; not when it is confirmed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// When the next retry is due.
@@ -310,19 +369,22 @@ impl Neighbours {
         let before = self.entries.len();
         self.entries.retain(|&(network, ip), entry| match entry.state {
             Stage::Incomplete { .. } => true,
-            Stage::Known { mac, confirmed_ms, .. } => {
+            Stage::Known { mac, confirmed_ms, before_ms, .. } => {
                 let listed = NeighbourEntry {
                     network,
                     ip,
                     mac: Some(mac),
                     owner: entry.owner,
                     confirmed_ms,
+                    before_ms,
                     waiting: 0,
                 };
-                now_ms.saturating_sub(confirmed_ms) < LIFETIME_MS && !doomed(&listed)
+                listed.age_ms(now_ms) < LIFETIME_MS && !doomed(&listed)
             }
         });
-        (before - self.entries.len()) as u64
+        let gone = (before - self.entries.len()) as u64;
+        self.changes += gone;
+        gone
     }
 
     /// Takes out the waiting frames that came from a port or peer that is gone: its number may be reused.
@@ -354,26 +416,35 @@ impl Neighbours {
         });
         self.entries = entries;
         self.pending.retain(|key| key.0 != network);
+        self.changes += 1;
         lost
     }
 
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = NeighbourEntry> + '_ {
-        self.entries.iter().map(|(&(network, ip), entry)| match &entry.state {
+        self.step(0, usize::MAX)
+    }
+
+    /// One step of a walk over all entries that begins at 0: `most` of them. What comes or goes between two steps may
+    /// make it meet others twice or not at all.
+    pub fn step(&self, from: usize, most: usize) -> impl Iterator<Item = NeighbourEntry> + '_ {
+        self.entries.iter().skip(from).take(most).map(|(&(network, ip), entry)| match &entry.state {
             Stage::Incomplete { waiting, .. } => NeighbourEntry {
                 network,
                 ip,
                 mac: None,
                 owner: None,
                 confirmed_ms: 0,
+                before_ms: 0,
                 waiting: waiting.len(),
             },
-            Stage::Known { mac, confirmed_ms, .. } => NeighbourEntry {
+            Stage::Known { mac, confirmed_ms, before_ms, .. } => NeighbourEntry {
                 network,
                 ip,
                 mac: Some(*mac),
                 owner: entry.owner,
                 confirmed_ms: *confirmed_ms,
+                before_ms: *before_ms,
                 waiting: 0,
             },
         })

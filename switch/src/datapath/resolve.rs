@@ -5,6 +5,7 @@ use super::context::{Context, Current};
 use super::frame::{Frame, FrameRef, Ingress};
 use super::icmp;
 use super::neighbour::{Held, Lookup};
+use super::tables::Network;
 use super::trace::{Recorder, Step};
 use super::verdict::{DropReason, Egress, Verdict};
 use super::{egress, forward, reply, route};
@@ -105,13 +106,14 @@ pub fn solicit<R: Recorder>(cx: &mut Context<'_, R>, ip: IpAddr) {
     }
 }
 
+/// Is this something to remember of a neighbour? Nothing is that contradicts or repeats the tables.
+pub fn may_be_heard(network: &Network, ip: IpAddr, mac: MacAddr) -> bool {
+    mac.is_unicast() && !ip.is_unspecified() && !ip.is_multicast() && !network.neighbours.contains_key(&ip)
+}
+
 /// ARP or ND said that `ip` is at `mac`: remember it and send what waited.
 pub fn heard<R: Recorder>(cx: &mut Context<'_, R>, ip: IpAddr, mac: MacAddr, create: bool) {
-    if !mac.is_unicast()
-        || ip.is_unspecified()
-        || ip.is_multicast()
-        || cx.network.neighbours.contains_key(&ip)
-    {
+    if !may_be_heard(cx.network, ip, mac) {
         return;
     }
     let waiting = cx.neighbours.confirm((cx.network.id, ip), mac, cx.origin, cx.now_ms, create);

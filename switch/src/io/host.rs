@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use ipnet::IpNet;
-use tunnel::underlay::UdpRx;
+use tunnel::underlay::{UdpRx, UdpTx};
 
 use super::identity::NetnsIdentity;
 use super::link::{GSO_MAX_SIZE, LinkChange, underlay_mtu};
@@ -150,6 +150,11 @@ impl Opener for HostOpener {
             io::ErrorKind::AddrNotAvailable => OpenError::NoSuchAddress(addr),
             _ => OpenError::Io { what: format!("binding the underlay socket to {addr} port {port}"), cause },
         })
+    }
+
+    fn sending_socket(&mut self, local: IpAddr) -> Result<OwnedFd, OpenError> {
+        UdpTx::blank(local)
+            .map_err(|cause| OpenError::Io { what: "making a socket to send from".into(), cause })
     }
 
     fn underlay_mtu(&mut self, addr: IpAddr) -> Result<u32, OpenError> {

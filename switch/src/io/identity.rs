@@ -20,7 +20,7 @@ use super::netns::NetnsId;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A namespace told from all that were before and will be. Opaque: made to be stored and compared.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct NetnsIdentity(String);
 
 impl NetnsIdentity {

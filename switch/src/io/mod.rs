@@ -22,6 +22,7 @@ pub mod pod;
 pub mod route;
 pub mod sysctl;
 pub mod tap;
+mod wire;
 
 #[cfg(test)]
 mod host_tests;

@@ -28,7 +28,7 @@ const NSFS_MAGIC: u32 = 0x6e73_6673;
 const NS_GET_NSTYPE: Opcode = opcode::none(0xb7, 0x3);
 
 /// How the user named a network namespace.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub enum NetnsRef {
     /// A name below `/run/netns`.
     Name(String),
@@ -39,7 +39,7 @@ pub enum NetnsRef {
 }
 
 /// A namespace itself, whatever it is called.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct NetnsId {
     /// Device number of the namespace file system.
     pub dev: u64,

@@ -25,9 +25,10 @@ pub const MAX_ROUTES: usize = 16_384;
 
 /// The routes of the node's own device. Its addresses are those of the [`PortSpec`], each by itself (/32, /128),
 /// whatever prefix it has there.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct NodeLink {
     /// Next hops and the MAC to send to; link-local, at most one of a family.
+    #[serde(with = "super::wire::next_hops")]
     pub next_hops: Vec<(IpAddr, MacAddr)>,
     /// The routes by them.
     pub routes: Vec<NodeRoute>,

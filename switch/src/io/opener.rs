@@ -11,8 +11,10 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use ctl::error::Reason;
 use ipnet::IpNet;
 use packet::MacAddr;
+use serde::{Deserialize, Serialize};
 
 use super::identity::NetnsIdentity;
 use super::netlink::NetlinkError;
@@ -32,7 +34,7 @@ pub const MIN_MTU_V6: u32 = 1280;
 pub const MAX_MTU: u32 = 65_521;
 
 /// A pod's interface as it is to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortSpec {
     /// The pod's network namespace.
     pub netns: NetnsRef,
@@ -41,6 +43,7 @@ pub struct PortSpec {
     /// The interface's name in it.
     pub ifname: String,
     /// The pod's Ethernet address.
+    #[serde(with = "super::wire::mac")]
     pub mac: MacAddr,
     /// The pod's MTU.
     pub mtu: u32,
@@ -61,7 +64,7 @@ pub struct PortSpec {
 }
 
 /// Where an opened port is, for [`Opener::check_port`] and [`Opener::close_port`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortPlace {
     /// The namespace it was made in, whatever is called so by now.
     pub netns_id: NetnsId,
@@ -97,7 +100,7 @@ impl OpenedPort {
 }
 
 /// What became of a port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PortHealth {
     /// As it should be.
     Healthy,
@@ -119,6 +122,7 @@ pub enum PortHealth {
     /// The interface's Ethernet address was changed.
     MacChanged {
         /// To this.
+        #[serde(with = "super::wire::mac")]
         found: MacAddr,
     },
     /// The pod has lost an address that it was given.
@@ -221,6 +225,16 @@ pub enum OpenError {
         /// The port.
         port: u16,
     },
+    /// A parent process was asked, and it refused.
+    #[error("{text}")]
+    Told {
+        /// What kind of refusal it is.
+        reason: Reason,
+        /// Why.
+        text: String,
+        /// The next step; may be empty.
+        hint: String,
+    },
     /// Anything else.
     #[error("{what}: {cause}")]
     Io {
@@ -265,6 +279,12 @@ pub trait Opener {
     /// # Errors
     /// See [`OpenError`].
     fn bind_underlay(&mut self, addr: IpAddr, port: u16) -> Result<OwnedFd, OpenError>;
+
+    /// A UDP socket to send from, not bound, with a buffer larger than everybody may have.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn sending_socket(&mut self, local: IpAddr) -> Result<OwnedFd, OpenError>;
 
     /// The MTU of the interface that has the underlay address.
     ///

@@ -26,7 +26,7 @@ pub const PROTOCOL: u8 = 0x53;
 const METRIC_V6: u32 = 256;
 
 /// A route by a next hop that is declared to be on the link.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
 pub struct NodeRoute {
     /// Destination, without host bits.
     pub net: IpNet,

@@ -58,7 +58,7 @@ impl IfReq {
 }
 
 /// Which offloads a port runs with, both ways: what the pod's interface may leave to us.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Offloads(u32);
 
 impl Offloads {

@@ -39,6 +39,14 @@ pub enum NodeError {
         /// What was tried.
         what: &'static str,
     },
+    /// A parent process was asked, and it refused.
+    #[error("{text}")]
+    Told {
+        /// What kind of refusal it is.
+        reason: ctl::error::Reason,
+        /// Why.
+        text: String,
+    },
     /// `nft` could not be run, or what it said could not be read.
     #[error("{what}: {cause}")]
     Run {

@@ -12,7 +12,7 @@ use super::forward::{ChainId, Fate, Packet, Ruleset};
 use super::plan::{Device, NodePlan};
 
 /// Something in the way.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Obstacle {
     /// A sentence.
     pub message: String,

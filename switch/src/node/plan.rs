@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ctl::desired::{DesiredState, Encap, Network, Peer, Port, PortMapping, Protocol};
 use ipnet::IpNet;
 use packet::Vni;
+use serde::{Deserialize, Serialize};
 
 use crate::control::{Settings, derive};
 use crate::datapath::gateway_mac;
@@ -28,7 +29,7 @@ pub const NEXT_HOP_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GROUPS: [&str; 3] = ["224.0.0.0/4", "255.255.255.255/32", "ff00::/8"];
 
 /// What the node's kernel is to do.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct NodePlan {
     /// The node's own devices.
     pub devices: Vec<Device>,
@@ -46,7 +47,7 @@ pub struct NodePlan {
 }
 
 /// One device of the node.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Device {
     /// Name of the port.
     pub port: String,
@@ -65,7 +66,7 @@ pub struct Device {
 }
 
 /// Packets to a port of the node go to a pod.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mapping {
     /// Of both.
     pub protocol: Protocol,
@@ -80,7 +81,7 @@ pub struct Mapping {
 }
 
 /// Something that cannot be done as declared. The rest is done.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Problem {
     /// Name of the port that it is about.
     pub port: String,

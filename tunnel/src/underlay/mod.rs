@@ -6,11 +6,13 @@
 //! (`UDP_GRO`), and the traits speak in runs because a system call per datagram is what makes tunnels slow.
 
 pub mod memory;
+mod spares;
 #[allow(unsafe_code)]
 mod sys;
 mod udp_rx;
 mod udp_tx;
 
+pub use spares::{Spares, Stock, spares};
 pub use udp_rx::UdpRx;
 pub use udp_tx::{MAX_CODEPOINTS, MAX_PEERS, TxOptions, TxStats, UdpTx};
 

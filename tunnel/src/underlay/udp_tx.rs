@@ -10,13 +10,13 @@
 //! (`EIO`, `EINVAL`) is remembered per peer, and the run goes out as single datagrams. What the kernel does not
 //! report cannot be counted here: a datagram that a full device queue drops counts as sent.
 
-use super::{Limits, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, PeerAddr, SOCKET_BUFFER, UnderlayTx, sys};
+use super::{Limits, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, PeerAddr, SOCKET_BUFFER, Spares, UnderlayTx, sys};
 use crate::entropy;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Peers one sender keeps sockets for.
 pub const MAX_PEERS: u32 = 65_536;
@@ -90,6 +90,8 @@ pub struct UdpTx {
     max_segments: usize,
     peers: Vec<Option<Peer>>,
     shared: Option<Socket>,
+    /// Made by somebody with more privilege.
+    spares: Option<Spares>,
     stats: TxStats,
 }
 
@@ -99,7 +101,30 @@ impl UdpTx {
     pub fn new(local: IpAddr, options: TxOptions) -> Self {
         let options = TxOptions { lanes: options.lanes.clamp(1, entropy::MAX_LANES) };
         let max_segments = if probe(MORE_SEGMENTS).is_ok() { MORE_SEGMENTS } else { SEGMENTS };
-        Self { local, options, max_segments, peers: Vec::new(), shared: None, stats: TxStats::default() }
+        let stats = TxStats::default();
+        Self { local, options, max_segments, peers: Vec::new(), shared: None, spares: None, stats }
+    }
+
+    /// The same sender, which takes its sockets from here while there are any.
+    #[must_use]
+    pub fn with_spares(self, spares: Spares) -> Self {
+        Self { spares: Some(spares), ..self }
+    }
+
+    /// A socket that is not bound yet, with as large a buffer as this process may give it.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn blank(local: IpAddr) -> io::Result<OwnedFd> {
+        blank(local).map(Into::into)
+    }
+
+    fn open(&self, tos: Option<u8>, checksum: bool, seed: u32) -> io::Result<Socket> {
+        let socket = match self.spares.as_ref().and_then(Spares::take) {
+            Some(spare) => spare.into(),
+            None => blank(self.local)?,
+        };
+        open(socket, self.local, tos, checksum, seed)
     }
 
     /// Counters since the start.
@@ -153,7 +178,7 @@ impl UdpTx {
         if new_codepoint && peer.codepoints == MAX_CODEPOINTS {
             return Ok(None);
         }
-        let socket = open(self.local, Some(tos), to.checksum, seed(to, tos, lane))?;
+        let socket = self.open(Some(tos), to.checksum, seed(to, tos, lane))?;
         socket.connect(&SockAddr::from(to.addr))?;
         self.stats.sockets += 1;
         let peer = self.peer(to)?;
@@ -183,7 +208,7 @@ impl UnderlayTx for UdpTx {
         let total: usize = parts.iter().map(|p| p.len()).sum();
         let connection = self.connection(to, tos, lane)?;
         if connection.is_none() && self.shared.is_none() {
-            self.shared = Some(open(self.local, None, true, 0)?);
+            self.shared = Some(self.open(None, true, 0)?);
             self.stats.sockets += 1;
         }
         let Some(Some(peer)) = self.peers.get_mut(to.id as usize) else {
@@ -357,11 +382,20 @@ fn seed(to: &PeerAddr, tos: u8, lane: u16) -> u32 {
     packet::flow::mix(key, u64::from(std::process::id())) as u32
 }
 
-/// Opens an unconnected socket; `tos` is set on it unless it comes with each message.
-fn open(local: IpAddr, tos: Option<u8>, checksum: bool, seed: u32) -> io::Result<Socket> {
+fn blank(local: IpAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(SocketAddr::new(local, 0));
+    let socket = Socket::new(domain, Type::DGRAM.cloexec().nonblocking(), Some(Protocol::UDP))?;
+    let size = SOCKET_BUFFER as i32;
+    if sys::set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
+        // The system's limit applies; a smaller buffer drops earlier, which is counted.
+        let _ = sys::set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, size);
+    }
+    Ok(socket)
+}
+
+/// Makes of a blank socket an unconnected one; `tos` is set on it unless it comes with each message.
+fn open(socket: Socket, local: IpAddr, tos: Option<u8>, checksum: bool, seed: u32) -> io::Result<Socket> {
     let any = SocketAddr::new(local, 0);
-    let socket =
-        Socket::new(Domain::for_address(any), Type::DGRAM.cloexec().nonblocking(), Some(Protocol::UDP))?;
     let fd = socket.as_fd();
     let (level, kind) = tos_option(local);
     if let Some(tos) = tos {
@@ -380,11 +414,6 @@ fn open(local: IpAddr, tos: Option<u8>, checksum: bool, seed: u32) -> io::Result
             IpAddr::V4(_) => sys::set_int(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?,
             IpAddr::V6(_) => sys::set_int(fd, libc::IPPROTO_UDP, UDP_NO_CHECK6_TX, 1)?,
         }
-    }
-    let size = SOCKET_BUFFER as i32;
-    if sys::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
-        // The system's limit applies; a smaller buffer drops earlier, which is counted.
-        let _ = sys::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, size);
     }
     // Nothing is read from it, so whatever a peer sends back may be dropped early.
     let _ = sys::set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, 0);

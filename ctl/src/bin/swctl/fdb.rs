@@ -125,6 +125,7 @@ impl From<proto::FdbInfo> for View {
     fn from(e: proto::FdbInfo) -> Self {
         use proto::fdb_info::Target;
         let (state, flags) = match e.state() {
+            proto::FdbState::Learned if e.stale => ("learned", vec!["stale"]),
             proto::FdbState::Learned => ("learned", vec![]),
             proto::FdbState::Static => ("static", vec![]),
             proto::FdbState::Declared => ("permanent", vec![]),

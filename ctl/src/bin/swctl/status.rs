@@ -32,6 +32,8 @@ struct View {
     peers_up: u32,
     peers_down: u32,
     offload: Offload,
+    sandbox: Vec<Measure>,
+    monitor: Option<Monitor>,
     ledger: Ledger,
     degraded: Vec<Degraded>,
 }
@@ -41,6 +43,20 @@ struct Offload {
     tap: Vec<String>,
     udp_gso_segments: u32,
     udp_gro: bool,
+}
+
+#[derive(Serialize)]
+struct Monitor {
+    pid: u32,
+    restarts: u64,
+    last_end: String,
+}
+
+#[derive(Serialize)]
+struct Measure {
+    measure: String,
+    achieved: bool,
+    detail: String,
 }
 
 #[derive(Serialize)]
@@ -54,6 +70,8 @@ impl From<proto::Status> for View {
     fn from(s: proto::Status) -> Self {
         let (o, l) = (s.offload.unwrap_or_default(), s.ledger.unwrap_or_default());
         let degraded = |d: proto::Degraded| Degraded { object: d.object, message: d.message, hint: d.hint };
+        let measure =
+            |m: proto::SandboxMeasure| Measure { measure: m.measure, achieved: m.achieved, detail: m.detail };
         Self {
             version: s.version,
             node: s.node,
@@ -70,6 +88,8 @@ impl From<proto::Status> for View {
             peers_up: s.peers_up,
             peers_down: s.peers_down,
             offload: Offload { tap: o.tap, udp_gso_segments: o.udp_gso_segments, udp_gro: o.udp_gro },
+            sandbox: s.sandbox.into_iter().map(measure).collect(),
+            monitor: s.monitor.map(|m| Monitor { pid: m.pid, restarts: m.restarts, last_end: m.last_end }),
             ledger: l.into(),
             degraded: s.degraded.into_iter().map(degraded).collect(),
         }
@@ -105,16 +125,40 @@ fn table(v: &View, context: &mut Context) -> std::io::Result<()> {
         ("ports", format!("{} up / {} down", v.ports_up, v.ports_down)),
         ("peers", format!("{} up / {} down", v.peers_up, v.peers_down)),
         ("offload", format!("TAP: {}   UDP: gso {gso}, gro {gro}", or_dash(v.offload.tap.join(",")))),
+        ("monitor", monitor(v.monitor.as_ref())),
+        ("sandbox", sandbox(&v.sandbox)),
         ("frames", v.ledger.line()),
     ];
     for (key, value) in rows {
         print.line(&format!("  {key:<12}{value}"))?;
+    }
+    for m in v.sandbox.iter().filter(|m| !m.achieved) {
+        print.line(&format!("  {:<12}no {}: {}", "", m.measure, m.detail))?;
     }
     for d in &v.degraded {
         let hint = if d.hint.is_empty() { String::new() } else { format!("   ({})", d.hint) };
         print.line(&format!("WARN  {}: {}{hint}", d.object, d.message))?;
     }
     Ok(())
+}
+
+/// Whether the process that forwards had to be started again, and why.
+fn monitor(monitor: Option<&Monitor>) -> String {
+    match monitor {
+        None => "none: pods lose their links with this process".to_owned(),
+        Some(Monitor { pid, restarts: 0, .. }) => format!("pid {pid}, no restarts"),
+        Some(Monitor { pid, restarts, last_end }) => {
+            format!("pid {pid}, restarts {restarts}, last: {last_end}")
+        }
+    }
+}
+
+/// How much of it there is; what is missing has lines of its own.
+fn sandbox(measures: &[Measure]) -> String {
+    match (measures.iter().filter(|m| m.achieved).count(), measures.len()) {
+        (_, 0) => "none, one process does everything".to_owned(),
+        (achieved, all) => format!("{achieved} of {all} measures"),
+    }
 }
 
 pub fn wait(args: &WaitArgs, context: &mut Context) -> Done {

@@ -1,43 +1,33 @@
-//! `swd`, the daemon: puts the parts together and waits for the end.
+//! `swd`, the daemon: one process, or a monitor and its switch process.
 //!
-//! The order of the start is that of failure: what is cheap to refuse comes first, and nothing outside the
-//! process has changed until the ports are opened. The socket appears last, so a client that reaches it finds
-//! everything in place. At the end nothing is left but the state: a port's device goes with its descriptor.
+//! [`switch_process`] puts the parts together and forwards; [`monitor_process`] starts it and holds what it must not
+//! lose. Which of the two this is, the environment says ([`Inherited`]).
 
+mod account;
+mod means;
+mod monitor_process;
 mod options;
 mod ready;
+mod switch_process;
 
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use ctl::tombstone;
-use switch::control::fs::RealFs;
-use switch::control::program::{ProgramError, TapProgram};
-use switch::control::server::{self, Socket};
-use switch::control::{Control, Settings, Store, Underlay, plan, state};
-use switch::datapath::Config;
-use switch::io::{HostOpener, Opener as _};
-use switch::node::NftHost;
-use switch::worker::{self, WorkerConfig};
-use tokio::signal::unix::{SignalKind, signal};
-use tunnel::Encap;
-use tunnel::underlay::{PeerAddr, TxOptions, UdpRx, UdpTx, UnderlayTx as _};
+use switch::monitor::Inherited;
 
+use account::Account;
 use options::{Cli, Options};
 
 const STATE_DIR: &str = "/var/lib/swd";
 const NFT_TABLE: &str = "swd";
-const FDB_LIMIT: u32 = 65_536;
 
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run() {
+        Ok(code) => code,
         Err(e) => {
             let _ = writeln!(std::io::stderr().lock(), "swd: {e}");
             ExitCode::FAILURE
@@ -45,96 +35,51 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run() -> Result<ExitCode, Failure> {
+    // First of all: descriptors are known by their numbers.
+    let inherited = Inherited::take()?;
+    let cli = Cli::parse();
     let options = match &cli.config {
         Some(path) => cli.options.or(Options::read(path)?),
         None => cli.options,
     };
     start_log(options.log_level.as_deref().unwrap_or("info"))?;
     raise_nofile();
-
-    let state_dir = options.state_dir.unwrap_or_else(|| PathBuf::from(STATE_DIR));
-    let about_dir = |e: std::io::Error| format!("state directory {}: {e}", state_dir.display());
-    let fs = RealFs::open(&state_dir).map_err(about_dir)?;
-    let Some(_lock) = fs.lock(state::LOCK).map_err(about_dir)? else {
-        return Err(format!("another swd uses the state directory {}", state_dir.display()).into());
-    };
-    let mut store = Store::new(Box::new(fs));
-    let mut loaded = store.load().map_err(|e| format!("{}: {e}", state_dir.display()))?;
-
-    let ports = (options.vxlan_port.unwrap_or(4789), options.geneve_port.unwrap_or(6081));
-    if ports.0 == ports.1 {
-        return Err(format!("VXLAN and Geneve cannot share UDP port {}", ports.0).into());
+    match inherited {
+        None if options.monitor != Some(false) => monitor_process::run(&options),
+        inherited => switch_process::run(options, inherited).map(|()| ExitCode::SUCCESS),
     }
-    let mut opener = HostOpener;
-    let mut rx = Vec::new();
-    let mut underlay = None;
-    if let Some(addr) = options.underlay {
-        underlay = Some(Underlay { addr, mtu: opener.underlay_mtu(addr)? });
-        for (encap, port) in [(Encap::Vxlan, ports.0), (Encap::Geneve, ports.1)] {
-            rx.push(UdpRx::from_fd(opener.bind_underlay(addr, port)?, encap)?);
+}
+
+fn socket_path(options: &Options) -> PathBuf {
+    options.socket.clone().unwrap_or_else(|| PathBuf::from(ctl::DEFAULT_SOCKET))
+}
+
+fn state_dir(options: &Options) -> PathBuf {
+    options.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR))
+}
+
+/// Directories that the switch process reads and writes.
+fn own_directories(options: &Options) -> [PathBuf; 2] {
+    [state_dir(options), ctl::tombstone::directory(&socket_path(options))]
+}
+
+/// Whom the switch process becomes, and why nobody where it could: it stays who it is if it could not get at its own
+/// directories. Both processes come to the same answer.
+fn account(options: &Options) -> Result<(Option<Account>, Option<String>), Failure> {
+    let Some(account) = account::of(options.user.as_deref())? else { return Ok((None, None)) };
+    for dir in own_directories(options) {
+        if let Some(closed) = account::obstacle(account, &dir) {
+            let (dir, closed) = (dir.display(), closed.display());
+            let text = format!("user {} cannot reach {dir}, because {closed} is closed to it", account.uid);
+            return Ok((None, Some(text)));
         }
     }
-    let local = options.underlay.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let tx = UdpTx::new(local, TxOptions { lanes: options.source_ports.unwrap_or(1) });
-    let anyone = PeerAddr { id: 0, addr: SocketAddr::new(local, 0), checksum: true };
-    let socket_path = options.socket.unwrap_or_else(|| PathBuf::from(ctl::DEFAULT_SOCKET));
-    let settings = Settings {
-        node: options.node.or_else(host_name).unwrap_or_else(|| "node".to_owned()),
-        underlay,
-        vxlan_port: ports.0,
-        geneve_port: ports.1,
-        mtu: options.mtu,
-        seed: random(),
-        workers: 1,
-        udp_gso_segments: if underlay.is_some() { tx.limits(&anyone).segments as u32 } else { 0 },
-        udp_gro: !rx.is_empty() && rx.iter().all(UdpRx::gro),
-        tombstones: Some(tombstone::directory(&socket_path)),
-    };
-    if let Some(plan) = options.plan {
-        loaded = plan::adopt(&settings, &mut store, loaded, plan).map_err(|e| format!("plan: {e}"))?;
-    }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = settings.node,
-        underlay = ?settings.underlay,
-        generation = loaded.generation,
-        ports = loaded.desired.ports.len(),
-        "starting"
-    );
-    let host = NftHost::new(options.nft_table.as_deref().unwrap_or(NFT_TABLE))?;
-    let datapath = Config { fdb_capacity: options.fdb_limit.unwrap_or(FDB_LIMIT) as usize, seed: random() };
-    let worker = worker::spawn(WorkerConfig { datapath, rx, tx })?;
-    let program = TapProgram(move |command| worker.send(command).map_err(|_| ProgramError::Gone));
+    Ok((Some(account), None))
+}
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async move {
-        // Signals are caught before anything has to be cleaned up.
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let control =
-            Control::start(settings, store, loaded, Box::new(opener), Box::new(host), Box::new(program))?;
-        let socket = Socket::bind(&socket_path).map_err(|e| about_socket(&socket_path, &e))?;
-        tracing::info!(socket = %socket_path.display(), "ready");
-        if let Err(e) = ready::notify("READY=1") {
-            tracing::warn!("cannot tell the service manager: {e}");
-        }
-        let stop = async move {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            tracing::info!("stopping: {name}");
-            let _ = ready::notify("STOPPING=1");
-        };
-        let ended: Result<(), Failure> = tokio::select! {
-            served = server::serve(control.clone(), socket, stop) => served.map_err(Into::into),
-            // Without a worker nothing is forwarded: somebody must start us anew.
-            gone = control.run() => Err(gone.into()),
-        };
-        control.stop().await;
-        ended
-    })
+fn nft_table(options: &Options) -> &str {
+    options.nft_table.as_deref().unwrap_or(NFT_TABLE)
 }
 
 fn about_socket(path: &Path, e: &std::io::Error) -> String {
@@ -156,14 +101,4 @@ fn raise_nofile() {
     if let Err(e) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!("cannot raise the limit of open files: {e}");
     }
-}
-
-fn host_name() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(name.trim().to_owned()).filter(|n| !n.is_empty())
-}
-
-/// Keys drawn by the standard library from the system's generator.
-fn random() -> u64 {
-    std::hash::RandomState::new().build_hasher().finish()
 }

@@ -56,6 +56,13 @@ pub struct Options {
     /// Table of nftables for the node's port; every daemon in one network namespace needs its own [default: swd]
     #[arg(long, value_name = "NAME")]
     pub nft_table: Option<String>,
+    /// Run as two processes: a monitor that holds the pods' devices, and the switch, which it starts again when it
+    /// ends unasked; pods keep their links meanwhile. `false`: one process for all [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub monitor: Option<bool>,
+    /// Whom the switch process runs as: a name in /etc/passwd, UID or UID:GID [default: swd, or 65521]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
     /// error, warn, info, debug or trace, or a filter such as `info,switch::control=debug` [default: info]
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG")]
     pub log_level: Option<String>,
@@ -108,6 +115,8 @@ impl Options {
             fdb_limit: self.fdb_limit.or(other.fdb_limit),
             mtu: self.mtu.or(other.mtu),
             nft_table: self.nft_table.or(other.nft_table),
+            monitor: self.monitor.or(other.monitor),
+            user: self.user.or(other.user),
             log_level: self.log_level.or(other.log_level),
             plan: self.plan.or(other.plan),
         }

@@ -95,7 +95,8 @@ impl Control {
                 dst: names.remote(e.egress),
                 state: proto::FdbState::Learned.into(),
                 used: seconds(now_ms, e.used_ms),
-                updated: seconds(now_ms, e.seen_ms),
+                updated: seconds(e.age_ms(now_ms), 0),
+                stale: e.stale.is_some(),
             });
         }
         entries.sort_by(|a, b| (&a.network, &a.mac).cmp(&(&b.network, &b.mac)));
@@ -196,6 +197,7 @@ fn fixed(core: &Core, names: &Names, filter: Filter) -> Vec<proto::FdbInfo> {
             state: state.into(),
             used: 0,
             updated: 0,
+            stale: false,
         };
         for (&mac, &egress) in &table.statics {
             if filter.takes(table.id, mac, Some(egress)) {

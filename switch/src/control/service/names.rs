@@ -64,9 +64,14 @@ impl Names {
 
     /// Underlay address of a peer; empty for a port.
     pub fn remote(&self, egress: Egress) -> String {
+        self.remote_ip(egress).map(|ip| ip.to_string()).unwrap_or_default()
+    }
+
+    /// The same; `None` for a port.
+    pub fn remote_ip(&self, egress: Egress) -> Option<IpAddr> {
         match egress {
-            Egress::Port(_) => String::new(),
-            Egress::Peer(id) => self.peers.get(&id.0).map(|(_, ip)| ip.to_string()).unwrap_or_default(),
+            Egress::Port(_) => None,
+            Egress::Peer(id) => self.peers.get(&id.0).map(|(_, ip)| *ip),
         }
     }
 

@@ -34,7 +34,7 @@ impl Found {
             mac: e.mac,
             egress: e.owner,
             fixed: false,
-            age: if e.mac.is_some() { seconds(i.now_ms, e.confirmed_ms) } else { 0 },
+            age: if e.mac.is_some() { seconds(e.age_ms(i.now_ms), 0) } else { 0 },
             waiting: e.waiting as u32,
         }
     }

@@ -11,6 +11,7 @@ use super::super::{Control, derive};
 use super::drops::ledger;
 use crate::io::PortHealth;
 use crate::node::stretch;
+use crate::sandbox::Measure;
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -136,7 +137,17 @@ fn describe(core: &Core) -> proto::Status {
         }),
         degraded,
         ledger: None,
+        sandbox: settings.sandbox.measures.iter().map(measure).collect(),
+        monitor: settings.monitor.as_ref().map(|m| proto::MonitorInfo {
+            pid: m.pid,
+            restarts: m.restarts,
+            last_end: m.last_end.clone().unwrap_or_default(),
+        }),
     }
+}
+
+fn measure(m: &Measure) -> proto::SandboxMeasure {
+    proto::SandboxMeasure { measure: m.measure.clone(), achieved: m.achieved, detail: m.detail.clone() }
 }
 
 /// A message about an object, without its name.

@@ -21,5 +21,6 @@ mod node_arp;
 mod parse;
 mod random;
 mod reasons;
+mod recall;
 mod resolve;
 mod route;

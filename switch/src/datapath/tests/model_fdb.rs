@@ -1,7 +1,7 @@
 //! The FDB against a slow obvious model: a map, and one queue per owner from oldest to newest.
 
 use super::kit::*;
-use crate::datapath::{Egress, Fdb, Learned, NetId, PeerId, PortId};
+use crate::datapath::{Egress, Fdb, Learned, NetId, PeerId, PortId, STALE_MS};
 use packet::MacAddr;
 use proptest::prelude::*;
 use std::collections::{HashMap, VecDeque};
@@ -15,11 +15,24 @@ struct Entry {
     used: u64,
     /// Second in which it was last used, if it was since it was learned.
     used_in: Option<u64>,
+    /// Second in which it was last seen, if it was since it was put back.
+    seen_in: Option<u64>,
+    /// Its age when it was put back, until it is seen.
+    stale: Option<u64>,
 }
 
 impl Entry {
     fn new(owner: Egress, now: u64) -> Self {
-        Self { owner, created: now, seen: now, used: now, used_in: None }
+        let seen_in = Some(now / 1000);
+        Self { owner, created: now, seen: now, used: now, used_in: None, seen_in, stale: None }
+    }
+
+    fn outlived(&self, now: u64, limit: Option<u64>) -> bool {
+        let age = now - self.seen;
+        match self.stale {
+            Some(before) => age >= STALE_MS || limit.is_some_and(|limit| age + before >= limit),
+            None => limit.is_some_and(|limit| age >= limit),
+        }
     }
 }
 
@@ -45,8 +58,8 @@ impl Model {
         if let Some(entry) = self.entries.get_mut(&key) {
             let before = entry.owner;
             if before == owner {
-                if now / 1000 != entry.seen / 1000 {
-                    entry.seen = now;
+                if entry.seen_in != Some(now / 1000) {
+                    (entry.seen, entry.seen_in, entry.stale) = (now, Some(now / 1000), None);
                     self.queue(owner).retain(|k| *k != key);
                     self.queue(owner).push_back(key);
                 }
@@ -70,6 +83,19 @@ impl Model {
         self.entries.insert(key, Entry::new(owner, now));
         self.queue(owner).push_back(key);
         outcome
+    }
+
+    fn restore(&mut self, key: Key, owner: Egress, quota: u32, age: u64, now: u64) -> bool {
+        let crowded = self.queue(owner).len() >= quota as usize || self.entries.len() == self.capacity;
+        if crowded || self.entries.contains_key(&key) {
+            return false;
+        }
+        let oldest = self.queue(owner).front().copied();
+        let seen = oldest.map_or(now, |key| self.entries[&key].seen.min(now));
+        let entry = Entry { seen, seen_in: None, stale: Some(age.max(1)), ..Entry::new(owner, now) };
+        self.entries.insert(key, entry);
+        self.queue(owner).push_front(key);
+        true
     }
 
     fn forward(&mut self, key: Key, now: u64) -> Option<Egress> {
@@ -96,6 +122,7 @@ impl Model {
 #[derive(Debug, Clone)]
 enum Op {
     Learn { mac: u8, net: u16, owner: u8, quota: u32 },
+    Restore { mac: u8, net: u16, owner: u8, quota: u32, age: u64 },
     Forward { mac: u8, net: u16 },
     Remove { mac: u8, net: u16 },
     FlushOwner(u8),
@@ -107,11 +134,14 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         20 => (0u8..48, 0u16..3, 0u8..5, 0u32..20).prop_map(|(mac, net, owner, quota)| Op::Learn { mac, net, owner, quota }),
+        8 => (0u8..48, 0u16..3, 0u8..5, 0u32..20, 0u64..25_000)
+            .prop_map(|(mac, net, owner, quota, age)| Op::Restore { mac, net, owner, quota, age }),
         10 => (0u8..48, 0u16..3).prop_map(|(mac, net)| Op::Forward { mac, net }),
         3 => (0u8..48, 0u16..3).prop_map(|(mac, net)| Op::Remove { mac, net }),
         1 => (0u8..5).prop_map(Op::FlushOwner),
         1 => (0u16..3).prop_map(Op::FlushNet),
         4 => (0u64..4000).prop_map(Op::Wait),
+        1 => (20_000u64..70_000).prop_map(Op::Wait),
         2 => Just(Op::Sweep),
     ];
     proptest::collection::vec(op, 1..300)
@@ -141,6 +171,11 @@ proptest! {
                     let quota = if o >= 3 { u32::MAX } else { quota };
                     prop_assert_eq!(fdb.learn(key.0, key.1, owner(o), quota, now), model.learn(key, owner(o), quota, now));
                 }
+                Op::Restore { mac: m, net, owner: o, quota, age } => {
+                    let key = (NetId(net), mac(m + 1));
+                    let done = fdb.restore(key.0, key.1, owner(o), quota, age, now);
+                    prop_assert_eq!(done, model.restore(key, owner(o), quota, age, now));
+                }
                 Op::Forward { mac: m, net } => {
                     let key = (NetId(net), mac(m + 1));
                     prop_assert_eq!(fdb.forward(key.0, key.1, now), model.forward(key, now));
@@ -158,7 +193,7 @@ proptest! {
                 Op::Wait(ms) => now += ms,
                 Op::Sweep => {
                     let gone = fdb.sweep(now, 5_000, u64::MAX, ageing);
-                    let want = model.remove_all(|k, e| ageing(k.0).is_some_and(|limit| now - e.seen >= limit));
+                    let want = model.remove_all(|k, e| e.outlived(now, ageing(k.0)));
                     prop_assert_eq!(gone, want);
                 }
             }
@@ -173,9 +208,21 @@ proptest! {
                 (entry.egress, entry.created_ms, entry.seen_ms, entry.used_ms),
                 (want.owner, want.created, want.seen, want.used)
             );
+            prop_assert_eq!(entry.stale.map(|age| u64::from(age.get())), want.stale);
+            prop_assert_eq!(entry.age_ms(now), now - want.seen + want.stale.unwrap_or(0));
             prop_assert_eq!(fdb.lookup(entry.network, entry.mac), Some(want.owner));
         }
         prop_assert_eq!(listed, model.entries.len());
+        // In steps it is the same walk.
+        for most in [1, 7, 512] {
+            let (mut met, mut next) = (Vec::new(), Some(0));
+            while let Some(from) = next {
+                let before = met.len();
+                next = fdb.step(from, most, |entry| met.push(entry));
+                prop_assert!(met.len() - before <= most);
+            }
+            prop_assert!(met.iter().copied().eq(fdb.iter()));
+        }
         for n in 0..5 {
             prop_assert_eq!(fdb.count(owner(n)) as usize, model.queue(owner(n)).len());
         }
@@ -196,6 +243,9 @@ proptest! {
             match op {
                 Op::Learn { mac: m, net, owner: o, .. } => {
                     fdb.learn(NetId(net), mac(m + 1), owner(o), u32::MAX, now);
+                }
+                Op::Restore { mac: m, net, owner: o, age, .. } => {
+                    fdb.restore(NetId(net), mac(m + 1), owner(o), u32::MAX, age, now);
                 }
                 Op::Wait(ms) => now += ms,
                 _ => {}

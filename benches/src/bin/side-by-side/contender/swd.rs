@@ -69,7 +69,7 @@ fn attach(
     for node in lab.nodes() {
         node.settle()?;
         if places.contains(&node.name()) {
-            built.pids.push(node.swd_pid()?);
+            built.pids.push(node.switch_pid()?);
         }
     }
     Ok(built)

@@ -140,8 +140,15 @@ async fn what_never_comes_into_force_is_taken_back() {
     let loaded = store.load().unwrap();
     let opener = FakeOpener::default();
     let host = crate::node::MemoryHost::default();
-    let started =
-        Control::start(settings(), store, loaded, Box::new(opener.clone()), Box::new(host), Box::new(Deaf));
+    let started = Control::start(
+        settings(),
+        store,
+        loaded,
+        Box::new(opener.clone()),
+        Box::new(host),
+        Box::new(Deaf),
+        None,
+    );
     let control = started.unwrap();
     let networks = vec![network("pods", 1, &["10.1.1.0/24"])];
     let state = DesiredState { networks, ..DesiredState::default() };

@@ -1,0 +1,31 @@
+//! The network outlives the daemon: its switch process dies or hangs, over and over, and pods notice a short gap. Their
+//! connections, their devices, the configuration, what was learned and what was counted are still there.
+//!
+//! `LAB_KILLS`, `LAB_HANGS`, `LAB_FLOWS`, `LAB_RATE` (datagrams per second and direction) and `LAB_SEED` make the runs
+//! longer, heavier or different; long ones need `LAB_TEST_TIMEOUT`. A thousand kills under load:
+//! `LAB_KILLS=1000 LAB_FLOWS=100 LAB_RATE=10000 LAB_TEST_TIMEOUT=1800 cargo test -p netns-tests --test survival --
+//! --test-threads 1 killed_again_and_again`
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod crash_loop;
+mod end;
+mod hang;
+mod kills;
+mod learned;
+mod process;
+mod stream;
+mod talk;
+mod writer;
+
+fn main() -> std::process::ExitCode {
+    lab::harness::run(&[
+        ("killed_again_and_again_bridged", kills::killed_again_and_again_bridged),
+        ("killed_again_and_again_routed", kills::killed_again_and_again_routed),
+        ("stopped_and_spinning", hang::stopped_and_spinning),
+        ("what_was_learned_comes_back", learned::what_was_learned_comes_back),
+        ("a_crash_loop_is_held_to_its_pace", crash_loop::a_crash_loop_is_held_to_its_pace),
+        ("nothing_of_a_stopped_daemon_stays", end::nothing_of_a_stopped_daemon_stays),
+    ])
+}

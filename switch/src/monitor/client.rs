@@ -1,0 +1,162 @@
+//! The switch process's end: what needs privilege is asked of the monitor.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::channel::Channel;
+use super::message::{PROTOCOL, Refused, Reply, Request};
+use crate::io::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+use crate::node::{NodeError, NodeHost, NodePlan, Obstacle};
+
+/// The connection to the monitor; clones share it.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Mutex<Channel>>);
+
+impl Client {
+    /// Greets the monitor at the other end.
+    ///
+    /// # Errors
+    /// Those of the socket, or the monitor speaks another protocol.
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
+        let client = Self(Arc::new(Mutex::new(Channel::new(stream))));
+        match client.ask(&Request::Hello(PROTOCOL))? {
+            (Reply::Done, _) => Ok(client),
+            (Reply::Refused(refused), _) => Err(io::Error::other(refused.text)),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Everything declared has been asked for and is in force.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn ready(&self) -> io::Result<()> {
+        self.ask(&Request::Ready).map(drop)
+    }
+
+    /// The switch ends because it was told to.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn stopping(&self) -> io::Result<()> {
+        self.ask(&Request::Stopping).map(drop)
+    }
+
+    fn ask(&self, request: &Request) -> io::Result<(Reply, Option<OwnedFd>)> {
+        let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.send(request, None)?;
+        channel.recv()
+    }
+
+    fn open(&self, request: &Request) -> Result<(Reply, Option<OwnedFd>), OpenError> {
+        match self.ask(request).map_err(lost)? {
+            (Reply::Refused(refused), _) => Err(told(refused)),
+            answer => Ok(answer),
+        }
+    }
+
+    fn node(&self, request: &Request) -> Result<Reply, NodeError> {
+        match self.ask(request) {
+            Ok((Reply::Refused(refused), _)) => {
+                Err(NodeError::Told { reason: refused.reason(), text: refused.text })
+            }
+            Ok((Reply::Stuck(_), _)) => Err(NodeError::Stuck { what: "setting up the node" }),
+            Ok((reply, _)) => Ok(reply),
+            Err(cause) => Err(NodeError::Run { what: ASKING, cause }),
+        }
+    }
+}
+
+const ASKING: &str = "asking the monitor";
+
+fn lost(cause: io::Error) -> OpenError {
+    OpenError::Io { what: ASKING.into(), cause }
+}
+
+fn told(refused: Refused) -> OpenError {
+    OpenError::Told { reason: refused.reason(), text: refused.text, hint: refused.hint }
+}
+
+fn unexpected(reply: &Reply) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the monitor gave an answer to something else: {reply:?}"),
+    )
+}
+
+impl Opener for Client {
+    fn open_port(&mut self, spec: &PortSpec) -> Result<OpenedPort, OpenError> {
+        match self.open(&Request::OpenPort(Box::new(spec.clone())))? {
+            (Reply::Port(facts), Some(fd)) => Ok(OpenedPort {
+                fd,
+                ifindex: facts.ifindex,
+                netns_id: facts.netns_id,
+                identity: facts.identity,
+                offloads: facts.offloads,
+                gso_max_size: facts.gso_max_size,
+                adopted: facts.adopted,
+            }),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
+    fn close_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<(), OpenError> {
+        self.open(&Request::ClosePort(Box::new(spec.clone()), place)).map(drop)
+    }
+
+    fn check_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<PortHealth, OpenError> {
+        match self.open(&Request::CheckPort(Box::new(spec.clone()), place))? {
+            (Reply::Health(health), _) => Ok(health),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
+    fn restore_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<(), OpenError> {
+        self.open(&Request::RestorePort(Box::new(spec.clone()), place)).map(drop)
+    }
+
+    fn bind_underlay(&mut self, addr: IpAddr, port: u16) -> Result<OwnedFd, OpenError> {
+        match self.open(&Request::BindUnderlay(addr, port))? {
+            (Reply::Socket, Some(fd)) => Ok(fd),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
+    fn sending_socket(&mut self, local: IpAddr) -> Result<OwnedFd, OpenError> {
+        match self.open(&Request::SendingSocket(local))? {
+            (Reply::Socket, Some(fd)) => Ok(fd),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
+    fn underlay_mtu(&mut self, addr: IpAddr) -> Result<u32, OpenError> {
+        match self.open(&Request::UnderlayMtu(addr))? {
+            (Reply::Mtu(mtu), _) => Ok(mtu),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+}
+
+impl NodeHost for Client {
+    fn apply(&mut self, plan: &NodePlan) -> Result<bool, NodeError> {
+        Ok(matches!(self.node(&Request::ApplyNode(Box::new(plan.clone())))?, Reply::Changed(true)))
+    }
+
+    fn remove(&mut self) -> Result<(), NodeError> {
+        self.node(&Request::RemoveNode).map(drop)
+    }
+
+    fn verify(&mut self) -> Result<bool, NodeError> {
+        Ok(matches!(self.node(&Request::VerifyNode)?, Reply::Changed(false)))
+    }
+
+    fn obstacles(&mut self) -> Vec<Obstacle> {
+        match self.node(&Request::Obstacles) {
+            Ok(Reply::Obstacles(list)) => list,
+            _ => Vec::new(),
+        }
+    }
+}

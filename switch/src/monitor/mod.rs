@@ -1,0 +1,27 @@
+//! Two processes, so that the network outlives the daemon.
+//!
+//! The *monitor* is what a service manager starts. It has the privileges, opens namespaces, TAPs and sockets for the
+//! switch process ([`keeper`]), and keeps a copy of every descriptor. It parses no packet and no request of a client,
+//! only the fixed messages of its child ([`message`], [`channel`]). The *switch process* is everything else: it parses
+//! what is hostile, and asks for what needs privilege ([`client`]). When it ends without having been told to, or stops
+//! to show signs of life ([`heartbeat`]), [`supervise`] starts another one in its place, which makes a usual start:
+//! it loads the state and asks for its ports, and is given those that the monitor has kept.
+//!
+//! Pods notice a short gap: their links stay up and what they send meanwhile waits in their devices' queues.
+
+pub mod channel;
+pub mod child;
+pub mod client;
+pub mod heartbeat;
+pub mod keeper;
+pub mod message;
+mod pace;
+pub mod supervise;
+
+#[cfg(test)]
+mod tests;
+
+pub use child::Inherited;
+pub use client::Client;
+pub use heartbeat::Heartbeat;
+pub use supervise::{Job, run};

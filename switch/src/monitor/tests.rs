@@ -1,0 +1,190 @@
+//! Both ends over a real socket, with a fake kernel behind them.
+
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::thread::JoinHandle;
+
+use packet::MacAddr;
+
+use super::channel::Channel;
+use super::client::Client;
+use super::keeper::{Keeper, Stage};
+use super::message::{Reply, Request};
+use crate::control::refusal;
+use crate::control::testing::FakeOpener;
+use crate::io::{NetnsRef, OpenError, Opener, PortHealth, PortSpec};
+use crate::node::{MemoryHost, NodeError, NodeHost, NodePlan};
+
+type Fake = Keeper<FakeOpener, MemoryHost>;
+
+fn spec(name: &str) -> PortSpec {
+    PortSpec {
+        netns: NetnsRef::Name(name.into()),
+        identity: None,
+        ifname: "eth0".into(),
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1450,
+        addresses: vec!["10.1.1.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()],
+        gateways: vec!["10.1.1.1".parse().unwrap()],
+        default_route: true,
+        offload: true,
+        persist: false,
+        owner: None,
+        node: None,
+    }
+}
+
+/// A switch process's connection; the keeper comes back when it is closed.
+fn connect(mut keeper: Fake) -> (Client, JoinHandle<Fake>) {
+    keeper.begin();
+    let (ours, theirs) = Channel::pair().unwrap();
+    let serving = std::thread::spawn(move || {
+        let mut channel = Channel::new(ours);
+        while let Ok((request, _)) = channel.recv::<Request>() {
+            let (reply, fd) = keeper.answer(request);
+            channel.send(&reply, fd.as_ref().map(std::os::fd::AsFd::as_fd)).unwrap();
+        }
+        keeper
+    });
+    (Client::new(theirs).unwrap(), serving)
+}
+
+fn fake() -> (FakeOpener, MemoryHost, Fake) {
+    let (opener, host) = (FakeOpener::default(), MemoryHost::default());
+    (opener.clone(), host.clone(), Keeper::new(opener, host))
+}
+
+fn calls(opener: &FakeOpener) -> Vec<String> {
+    std::mem::take(&mut opener.0.lock().unwrap().calls)
+}
+
+#[test]
+fn a_new_switch_process_is_given_the_ports_of_the_one_before() {
+    let (opener, _, keeper) = fake();
+    let (mut client, serving) = connect(keeper);
+    let first = client.open_port(&spec("a")).unwrap();
+    assert!(!first.adopted && first.fd.as_raw_fd() >= 0);
+    client.open_port(&spec("b")).unwrap();
+    client.ready().unwrap();
+    drop(client);
+    let keeper = serving.join().unwrap();
+    assert_eq!((keeper.ports(), keeper.stage()), (2, Stage::Ready));
+    assert_eq!(calls(&opener), ["open a", "open b"]);
+
+    let (mut client, serving) = connect(keeper);
+    let again = client.open_port(&spec("a")).unwrap();
+    assert!(again.adopted);
+    assert_eq!((again.place(), &again.identity), (first.place(), &first.identity));
+    assert_eq!(calls(&opener), [""; 0], "the kernel was not asked");
+    // Nobody asked for b: it was deleted just before.
+    client.ready().unwrap();
+    assert_eq!(calls(&opener), ["close b"]);
+    // Within one life, asking again means that the port is no good any more.
+    assert!(!client.open_port(&spec("a")).unwrap().adopted);
+    assert_eq!(calls(&opener), ["close a", "open a"]);
+    drop(client);
+    assert_eq!(serving.join().unwrap().ports(), 1);
+}
+
+#[test]
+fn a_port_that_is_to_be_otherwise_is_made_anew() {
+    let (opener, _, keeper) = fake();
+    let (mut client, serving) = connect(keeper);
+    let made = client.open_port(&spec("a")).unwrap();
+    client.open_port(&spec("b")).unwrap();
+    drop(client);
+    let (mut client, serving) = connect(serving.join().unwrap());
+    calls(&opener);
+    assert!(!client.open_port(&PortSpec { mtu: 1400, ..spec("a") }).unwrap().adopted);
+    assert_eq!(calls(&opener), ["close a", "open a"]);
+    // The namespace it was made for is wanted, and another.
+    let same = PortSpec { identity: Some(made.identity.clone()), ..spec("b") };
+    assert!(matches!(
+        client.open_port(&PortSpec { identity: Some(made.identity), ..same.clone() }),
+        Err(OpenError::Told { .. })
+    ));
+    assert_eq!(calls(&opener), ["close b", "open b"]);
+    drop(client);
+    drop(serving.join().unwrap());
+}
+
+#[test]
+fn what_is_closed_or_changed_is_not_kept_as_it_was() {
+    let (opener, _, keeper) = fake();
+    let (mut client, serving) = connect(keeper);
+    let place = client.open_port(&spec("a")).unwrap().place();
+    client.close_port(&spec("a"), place).unwrap();
+    let place = client.open_port(&spec("b")).unwrap().place();
+    let wanted = PortSpec { addresses: vec!["10.1.1.9/24".parse().unwrap()], ..spec("b") };
+    client.restore_port(&wanted, place).unwrap();
+    assert_eq!(client.check_port(&wanted, place).unwrap(), PortHealth::Healthy);
+    opener.0.lock().unwrap().health.insert("b".into(), PortHealth::MtuChanged { found: 1300 });
+    assert_eq!(client.check_port(&wanted, place).unwrap(), PortHealth::MtuChanged { found: 1300 });
+    drop(client);
+    let keeper = serving.join().unwrap();
+    assert_eq!(keeper.ports(), 1);
+    calls(&opener);
+    let (mut client, serving) = connect(keeper);
+    assert!(client.open_port(&wanted).unwrap().adopted);
+    assert_eq!(calls(&opener), [""; 0]);
+    drop(client);
+    drop(serving.join().unwrap());
+}
+
+/// A client reads the same words, whichever process was asked.
+#[test]
+fn refusals_are_those_of_the_opener_itself() {
+    let (mut opener, _, keeper) = fake();
+    opener.0.lock().unwrap().missing.push("gone".into());
+    let (mut client, serving) = connect(keeper);
+    for bad in [spec("gone"), PortSpec { mtu: 3, ..spec("a") }] {
+        let (there, here) = (client.open_port(&bad).unwrap_err(), opener.open_port(&bad).unwrap_err());
+        assert_eq!(refusal::words(&there), refusal::words(&here));
+    }
+    let nowhere: IpAddr = "192.0.2.1".parse().unwrap();
+    let (there, here) =
+        (client.bind_underlay(nowhere, 4789).unwrap_err(), opener.bind_underlay(nowhere, 4789).unwrap_err());
+    assert_eq!(refusal::words(&there), refusal::words(&here));
+    assert_eq!(client.underlay_mtu(nowhere).unwrap(), 1500);
+    drop(client);
+    assert_eq!(serving.join().unwrap().ports(), 0);
+}
+
+#[test]
+fn the_node_is_set_up_by_the_monitor() {
+    let (_, host, keeper) = fake();
+    let (mut client, serving) = connect(keeper);
+    let link = crate::io::NodeLink::default();
+    let device = crate::node::plan::Device {
+        port: "node".into(),
+        ifname: "swd0".into(),
+        addresses: Vec::new(),
+        link,
+        subnets: vec!["10.1.1.0/24".parse().unwrap()],
+        masquerade: true,
+        except: Vec::new(),
+    };
+    let plan = NodePlan { devices: vec![device], ..NodePlan::default() };
+    assert!(client.apply(&plan).unwrap());
+    assert!(!client.apply(&plan).unwrap());
+    assert_eq!(host.state().plan.as_ref(), Some(&plan));
+    assert!(client.verify().unwrap());
+    host.state().touched = true;
+    assert!(!client.verify().unwrap());
+    host.state().stuck = true;
+    assert!(matches!(client.verify(), Err(NodeError::Stuck { .. })));
+    host.state().stuck = false;
+    host.state().without_nft = true;
+    let here = host.clone().apply(&plan).unwrap_err().to_string();
+    assert_eq!(client.apply(&plan).unwrap_err().to_string(), here);
+    client.remove().unwrap();
+    assert!(host.state().plan.is_none());
+    drop(client);
+    drop(serving.join().unwrap());
+}
+
+#[test]
+fn another_protocol_is_refused() {
+    let (_, _, mut keeper) = fake();
+    assert!(matches!(keeper.answer(Request::Hello(0)).0, Reply::Refused(r) if r.text.contains("protocol")));
+}
