@@ -2,13 +2,16 @@
 //! in its environment.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 use super::heartbeat::Heartbeat;
@@ -27,6 +30,7 @@ const CHANNEL: RawFd = 3;
 const LISTENER: RawFd = 4;
 const HEARTBEAT: RawFd = 5;
 const MEMORY: RawFd = 6;
+const CONFIG: RawFd = 7;
 
 /// What is handed over.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub struct Handed {
     pub heartbeat: OwnedFd,
     /// What is to outlive the process.
     pub memory: OwnedFd,
+    /// See [`Birth::config`].
+    pub config: OwnedFd,
 }
 
 /// Starts switch processes.
@@ -48,6 +54,9 @@ pub struct Birth {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// The configuration file as the monitor has read it; empty if there is none. Somebody may be editing the file
+    /// when the next process starts.
+    pub config: String,
 }
 
 impl Birth {
@@ -75,6 +84,7 @@ impl Birth {
                 mapping(handed.listener.into(), LISTENER),
                 mapping(handed.heartbeat, HEARTBEAT),
                 mapping(handed.memory, MEMORY),
+                mapping(handed.config, CONFIG),
             ])
             .map_err(|e| io::Error::other(e.to_string()))?;
         let mut command = tokio::process::Command::from(command);
@@ -99,6 +109,8 @@ pub struct Inherited {
     pub heartbeat: Heartbeat,
     /// What is to outlive the process.
     pub memory: OwnedFd,
+    /// See [`Birth::config`].
+    pub config: String,
 }
 
 impl Inherited {
@@ -124,8 +136,26 @@ impl Inherited {
             listener: take(LISTENER)?.into(),
             heartbeat: Heartbeat::from_fd(take(HEARTBEAT)?),
             memory: take(MEMORY)?,
+            config: text_of(&take(CONFIG)?.into())?,
         }))
     }
+}
+
+/// A text that another process can read.
+///
+/// # Errors
+/// No memory or descriptors.
+pub fn text(text: &str) -> io::Result<OwnedFd> {
+    let file = File::from(memfd_create("swd-config", MemfdFlags::CLOEXEC)?);
+    file.write_all_at(text.as_bytes(), 0)?;
+    Ok(file.into())
+}
+
+fn text_of(file: &File) -> io::Result<String> {
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    String::from_utf8(bytes).map_err(io::Error::other)
 }
 
 fn take(number: RawFd) -> io::Result<OwnedFd> {

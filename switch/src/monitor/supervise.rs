@@ -5,10 +5,12 @@
 //! the monitor ends with it; later ones are started again for as long as it takes ([`super::pace`]). Pods keep their devices all the while.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -17,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::channel::Channel;
-use super::child::{Birth, Handed};
+use super::child::{self, Birth, Handed};
 use super::heartbeat::{Heartbeat, Thread};
 use super::keeper::{Keeper, Stage};
 use super::message::Request;
@@ -79,24 +81,20 @@ where
     let mut pace = Pace::new(Instant::now());
     let mut told_ready = false;
     loop {
-        served.keeper().begin();
-        let (ours, theirs) = Channel::pair()?;
-        let heartbeat = Heartbeat::create()?;
-        let handed = Handed {
-            channel: theirs,
-            listener: socket.listener()?,
-            heartbeat: heartbeat.as_fd().try_clone_to_owned()?,
-            memory: memory.try_clone()?,
+        let born = begin(&birth, &served, &socket, &memory, restarts, last_end.as_deref());
+        let (mut child, watch, answering) = match born {
+            Ok(born) => born,
+            Err(e) if !told_ready => return Err(e),
+            // Pods have their devices as long as this process lives.
+            Err(e) => {
+                let pause = pace.pause(Instant::now(), false);
+                tracing::error!(pause_ms = pause.as_millis() as u64, "no switch process can be started: {e}");
+                if signals.during(pause).await {
+                    return Ok(0);
+                }
+                continue;
+            }
         };
-        let started = Instant::now();
-        let mut child = birth.start(handed, restarts, last_end.as_deref())?;
-        let ready = Arc::new(Notify::new());
-        let answering = {
-            let (served, ready) = (served.clone(), ready.clone());
-            let thread = std::thread::Builder::new().name("swd-keeper".into());
-            thread.spawn(move || served.answer(Channel::new(ours), &ready))?
-        };
-        let watch = Watch { heartbeat, served: &served, ready, seen: [(0, started); Thread::ALL.len()] };
         let first = !told_ready;
         let end = watch
             .until_end(&mut child, &mut signals, |event| {
@@ -152,6 +150,42 @@ where
             return Ok(0);
         }
     }
+}
+
+/// A switch process, who watches it, and the thread that answers it.
+type Born<'a, O, H> = (Child, Watch<'a, O, H>, JoinHandle<()>);
+
+fn begin<'a, O, H>(
+    birth: &Birth,
+    served: &'a Arc<Served<O, H>>,
+    socket: &Socket,
+    memory: &OwnedFd,
+    restarts: u64,
+    last_end: Option<&str>,
+) -> io::Result<Born<'a, O, H>>
+where
+    O: Opener + Send + 'static,
+    H: NodeHost + Send + 'static,
+{
+    served.keeper().begin();
+    let (ours, theirs) = Channel::pair()?;
+    let heartbeat = Heartbeat::create()?;
+    let handed = Handed {
+        channel: theirs,
+        listener: socket.listener()?,
+        heartbeat: heartbeat.as_fd().try_clone_to_owned()?,
+        memory: memory.try_clone()?,
+        config: child::text(&birth.config)?,
+    };
+    let child = birth.start(handed, restarts, last_end)?;
+    let ready = Arc::new(Notify::new());
+    let answering = {
+        let (served, ready) = (served.clone(), ready.clone());
+        let thread = std::thread::Builder::new().name("swd-keeper".into());
+        thread.spawn(move || served.answer(Channel::new(ours), &ready))?
+    };
+    let watch = Watch { heartbeat, served, ready, seen: [(0, Instant::now()); Thread::ALL.len()] };
+    Ok((child, watch, answering))
 }
 
 /// Shared with the thread that answers.

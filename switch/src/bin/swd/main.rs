@@ -39,14 +39,21 @@ fn run() -> Result<ExitCode, Failure> {
     // First of all: descriptors are known by their numbers.
     let inherited = Inherited::take()?;
     let cli = Cli::parse();
+    let mut config = String::new();
     let options = match &cli.config {
-        Some(path) => cli.options.or(Options::read(path)?),
+        Some(path) => {
+            config = match &inherited {
+                Some(inherited) => inherited.config.clone(),
+                None => Options::read(path)?,
+            };
+            cli.options.or(Options::parse(path, &config)?)
+        }
         None => cli.options,
     };
     start_log(options.log_level.as_deref().unwrap_or("info"))?;
     raise_nofile();
     match inherited {
-        None if options.monitor != Some(false) => monitor_process::run(&options),
+        None if options.monitor != Some(false) => monitor_process::run(&options, config),
         inherited => switch_process::run(options, inherited).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -17,8 +17,8 @@ use super::{Failure, about_socket, account, nft_table, own_directories, ready, s
 /// How long the switch process of a monitor that was killed may take to end.
 const LEFTOVER: Duration = Duration::from_secs(3);
 
-/// Runs until the switch process has ended for good; the exit code is that of the last one.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+/// Runs until the switch process has ended for good; `config` is the content of the configuration file. The exit code is that of the last one.
+pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
     let path = socket_path(options);
     let (account, kept) = account(options)?;
     if let Some(why) = kept {
@@ -30,7 +30,11 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let job = Job {
         // By its descriptor, so that a restart is not an upgrade by accident.
-        birth: Birth { program: "/proc/self/exe".into(), args: std::env::args_os().skip(1).collect() },
+        birth: Birth {
+            program: "/proc/self/exe".into(),
+            args: std::env::args_os().skip(1).collect(),
+            config,
+        },
         opener: HostOpener,
         host: NftHost::new(nft_table(options))?,
         socket: patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?,

@@ -76,10 +76,17 @@ impl Options {
     ///
     /// # Errors
     /// A sentence that names the file.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    pub fn read(path: &Path) -> Result<String, String> {
+        std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// What a file says.
+    ///
+    /// # Errors
+    /// A sentence that names the file.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, String> {
         let options: Self =
-            toml::from_str(&text).map_err(|e| format!("{}: {}", path.display(), e.to_string().trim_end()))?;
+            toml::from_str(text).map_err(|e| format!("{}: {}", path.display(), e.to_string().trim_end()))?;
         options.check().map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(options)
     }
@@ -128,6 +135,10 @@ mod tests {
     use super::*;
     use clap::Parser as _;
 
+    fn read(path: &Path) -> Result<Options, String> {
+        Options::parse(path, &Options::read(path)?)
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         use clap::CommandFactory as _;
@@ -141,11 +152,11 @@ mod tests {
         let path = dir.path().join("swd.toml");
         std::fs::write(&path, "underlay = \"192.168.77.1\"\nvxlan-port = 8472\nnode = \"a\"\n").unwrap();
         let cli = Cli::try_parse_from(["swd", "--node", "b", "--state-dir", "/x"]).unwrap();
-        let options = cli.options.or(Options::read(&path).unwrap());
+        let options = cli.options.or(read(&path).unwrap());
         assert_eq!(options.underlay, Some("192.168.77.1".parse().unwrap()));
         assert_eq!((options.vxlan_port, options.node.as_deref()), (Some(8472), Some("b")));
         std::fs::write(&path, "node = \"a\"\n[[plan.networks]]\nname = \"pods\"\nvni = 1\n").unwrap();
-        assert_eq!(Options::read(&path).unwrap().plan.map(|p| p.networks.len()), Some(1));
+        assert_eq!(read(&path).unwrap().plan.map(|p| p.networks.len()), Some(1));
         for bad in [
             "[plan]\nnetwork = 1",
             "mtuu = 1500",
@@ -156,7 +167,7 @@ mod tests {
             "source-ports = 17",
         ] {
             std::fs::write(&path, bad).unwrap();
-            let e = Options::read(&path).unwrap_err();
+            let e = read(&path).unwrap_err();
             assert!(e.contains("swd.toml"), "{e}");
         }
     }
