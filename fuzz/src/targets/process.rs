@@ -384,15 +384,26 @@ fn source(tables: &Tables, ingress: Ingress, bytes: &[u8], h: &Headers) {
     }
     let Some(Egress::Peer(id)) = origin(tables, ingress) else { return };
     let Some(sources) = &tables.peer(id).expect("it has forwarded").sources else { return };
+    // Every node has the gateway's address; what it says beyond its own pods are ICMP errors.
+    let kind = (h.l4 != 0).then(|| bytes[usize::from(h.l4)]);
+    let gateway = |src: IpAddr| {
+        let says = match h.proto {
+            ip_proto::ICMP => matches!(kind, Some(3 | 11 | 12)),
+            ip_proto::ICMPV6 => matches!(kind, Some(1..=4)),
+            _ => false,
+        };
+        says && tables.networks.iter().flatten().any(|n| n.is_gateway_ip(src))
+    };
     match (h.net, h.src_ip(bytes)) {
         (Net::Arp, _) => {
             let sender = read_v4(bytes, Headers::L3 + 14);
             assert!(sender.is_unspecified() || sources.contains(sender.into()));
         }
         (_, Some(IpAddr::V6(src))) if h.proto == ip_proto::ICMPV6 => {
-            assert!(src.is_unspecified() || src.is_unicast_link_local() || sources.contains(src.into()));
+            let own = src.is_unspecified() || src.is_unicast_link_local() || sources.contains(src.into());
+            assert!(own || gateway(src.into()), "{src} is not that peer's");
         }
-        (_, Some(src)) => assert!(sources.contains(src), "{src} is not that peer's"),
+        (_, Some(src)) => assert!(sources.contains(src) || gateway(src), "{src} is not that peer's"),
         (_, None) => panic!("neither ARP nor IP from a bounded peer"),
     }
 }

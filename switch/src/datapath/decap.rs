@@ -104,17 +104,19 @@ pub fn admit(
     // Where this node takes part in the network, the peer's does: its processes talk to pods as well.
     let is_peer = |src: IpAddr| src == peer.remote && network.node.is_some();
     let allowed = match (headers.net, headers.src_ip(frame)) {
-        // The gateway is on every node: its ICMP errors about our pods' packets come from there too.
+        // The gateway is on every node: its ICMP errors about our pods' packets come from there too. Nothing else does,
+        // since each node's gateway answers its own pods.
         (Net::V4, Some(src)) => {
             sources.contains(src)
                 || is_peer(src)
-                || (headers.proto == ip_proto::ICMP && network.is_gateway_ip(src))
+                || (from_gateway(frame, headers) && network.is_gateway_ip(src))
         }
         // Link-local and unspecified sources belong to the segment, not to a pod: neighbour discovery needs them.
         (Net::V6, Some(IpAddr::V6(src))) => {
             let segment = src.is_unicast_link_local() || src.is_unspecified();
             let own = sources.contains(IpAddr::V6(src)) || is_peer(IpAddr::V6(src));
-            (own || (icmp6 && (segment || network.is_gateway_ip(IpAddr::V6(src)))))
+            (own || (icmp6
+                && (segment || from_gateway(frame, headers) && network.is_gateway_ip(IpAddr::V6(src)))))
                 && !(icmp6 && claims_foreign(sources, frame, headers))
         }
         // A probe (RFC 5227) carries no sender address; it claims nothing.
@@ -135,6 +137,21 @@ pub fn is_nested(tables: &Tables, frame: &[u8], headers: &Headers) -> bool {
     let to_tunnel = headers.proto == ip_proto::UDP && tables.node.tunnel_ports.contains(&headers.dport);
     let is_vtep = |ip: IpAddr| Some(ip) == tables.node.underlay || tables.by_remote.contains_key(&ip);
     to_tunnel && headers.dst_ip(frame).is_some_and(is_vtep)
+}
+
+/// Is this what a gateway says beyond its own node: an ICMP error?
+#[inline]
+#[must_use]
+pub fn from_gateway(frame: &[u8], headers: &Headers) -> bool {
+    let kind = match usize::from(headers.l4) {
+        0 => None,
+        at => frame.get(at).copied(),
+    };
+    match headers.proto {
+        ip_proto::ICMP => matches!(kind, Some(3 | 11 | 12)),
+        ip_proto::ICMPV6 => matches!(kind, Some(1..=4)),
+        _ => false,
+    }
 }
 
 /// ICMPv6 type of a router advertisement (RFC 4861).

@@ -186,6 +186,20 @@ fn pod_cidrs() {
     foreign(&ndp(136, "fe80::9", "fd00:1::77"));
     foreign(&ndp(136, "fd00:2::9", "fd00:1::77"));
     foreign(&ndp(136, "fd00:1::3", "fd00:2::9"));
+    // The gateway is on every node. What it says beyond its own are errors.
+    let gateway4 = |kind| {
+        let packet =
+            build::ipv4(v4("10.1.1.1"), v4("10.1.1.2"), ip_proto::ICMP, &[kind, 0, 0, 0, 0, 0, 0, 0]);
+        build::ethernet(WEB_MAC, FAR_MAC, 0x0800, &packet)
+    };
+    let gateway6 = |kind| {
+        let packet = build::ipv6(v6("fd00:1::1"), v6("fd00:1::2"), 58, &[kind, 0, 0, 0, 0, 0, 0, 0]);
+        build::ethernet(WEB_MAC, FAR_MAC, 0x86dd, &packet)
+    };
+    [3, 11, 12].into_iter().for_each(|kind| accepted(&gateway4(kind)));
+    [0, 5, 8, 9, 13, 17].into_iter().for_each(|kind| foreign(&gateway4(kind)));
+    [1, 2, 3, 4].into_iter().for_each(|kind| accepted(&gateway6(kind)));
+    [128, 129, 130, 137].into_iter().for_each(|kind| foreign(&gateway6(kind)));
     // A link-local source is for ICMPv6 only.
     let udp = build::udp((FAR_MAC, WEB_MAC), (ip("fe80::9"), ip("fd00:1::2")), (1, 2), b"x");
     foreign(&udp);
