@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod config;
 mod crash_loop;
 mod end;
 mod hang;
@@ -23,6 +24,7 @@ fn main() -> std::process::ExitCode {
     lab::harness::run(&[
         ("killed_again_and_again_bridged", kills::killed_again_and_again_bridged),
         ("killed_again_and_again_routed", kills::killed_again_and_again_routed),
+        ("an_edited_configuration_waits_for_a_restart", config::an_edited_configuration_waits_for_a_restart),
         ("stopped_and_spinning", hang::stopped_and_spinning),
         ("what_was_learned_comes_back", learned::what_was_learned_comes_back),
         ("a_crash_loop_is_held_to_its_pace", crash_loop::a_crash_loop_is_held_to_its_pace),
