@@ -66,7 +66,7 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 /// Is there such a process, other than one that waits to be buried?
-fn runs(pid: u32) -> bool {
+pub fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may have anything in it. The first thread may be through while others still hold files.
     let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use lab::swd::runs;
 use lab::{Context, Error, Node, Ns, Result, ensure, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -12,13 +13,6 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// A number from the environment.
 pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
-
-/// Is there such a process, other than one that waits to be buried?
-pub fn runs(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in parentheses may have anything in it.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// The processes that the monitor has started and that run.
