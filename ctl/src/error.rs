@@ -64,6 +64,10 @@ reasons! {
     InUse = "IN_USE", FailedPrecondition;
     /// The change could not be written to disk and was not made.
     NotDurable = "NOT_DURABLE", Unavailable;
+    /// Another process of the daemon is taking over just now.
+    Upgrading = "UPGRADING", Unavailable;
+    /// The new version did not take over, and the old one goes on.
+    UpgradeFailed = "UPGRADE_FAILED", FailedPrecondition;
     /// A configured maximum is reached.
     Limit = "LIMIT", ResourceExhausted;
     /// It did not happen in time. It may still happen.

@@ -4,7 +4,7 @@
 //! contract. [`desired`] is the same desired state with checked types, and the document format of `swctl
 //! apply`, `swctl export` and the daemon's durable state file. [`error`] is the one vocabulary of failures
 //! that server and client share. [`client`] connects over the Unix socket. [`tombstone`] is what the CNI plugin
-//! leaves for a daemon that does not answer, [`atomic`] how single files are replaced, and [`plugin`] how CNI
+//! leaves for a daemon that does not answer, [`upgrade`] how its monitor is asked to become another version, [`atomic`] how single files are replaced, and [`plugin`] how CNI
 //! plugins are run.
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod error;
 pub mod plugin;
 pub mod proto;
 pub mod tombstone;
+pub mod upgrade;
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/swd/swd.sock";

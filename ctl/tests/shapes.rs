@@ -309,14 +309,19 @@ fn what_is_missing_of_the_sandbox_is_said() {
 #[test]
 fn restarts_and_their_cause_are_said() {
     let monitor = |restarts, last_end: &str| Script {
-        monitor: Some(MonitorInfo { pid: 7, restarts, last_end: last_end.into() }),
+        monitor: Some(MonitorInfo { pid: 7, restarts, last_end: last_end.into(), upgrades: restarts / 2 }),
         ..Default::default()
     };
     let server = Server::start(monitor(0, ""));
-    assert_eq!(server.json("status")["monitor"], json!({"pid": 7, "restarts": 0, "last_end": ""}));
+    assert_eq!(
+        server.json("status")["monitor"],
+        json!({"pid": 7, "restarts": 0, "upgrades": 0, "last_end": ""})
+    );
     assert!(server.swctl("status").out.contains("monitor     pid 7, no restarts\n"));
     let server = Server::start(monitor(2, "signal 9"));
-    assert!(server.swctl("status").out.contains("monitor     pid 7, restarts 2, last: signal 9\n"));
+    assert!(
+        server.swctl("status").out.contains("monitor     pid 7, upgrades 1, restarts 2, last: signal 9\n")
+    );
     let server = Server::start(Script::default());
     assert_eq!(server.json("status")["monitor"], json!(null));
     assert!(server.swctl("status").out.contains("monitor     none"));

@@ -133,6 +133,7 @@ impl Node {
             underlay: None,
             args: vec!["--config".into(), config],
             env: Vec::new(),
+            state_dir: None,
         })
     }
 

@@ -38,6 +38,8 @@ pub struct SwdOptions {
     pub args: Vec<String>,
     /// Further environment.
     pub env: Vec<(String, String)>,
+    /// Instead of the node's.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Path of one of the switch's binaries; says how to build it when it is not there.
@@ -115,6 +117,7 @@ impl Node {
             underlay: Some(self.underlay4().into()),
             args: args.iter().map(|&a| a.to_owned()).collect(),
             env: Vec::new(),
+            state_dir: None,
         })
     }
 
@@ -124,18 +127,37 @@ impl Node {
             return Err(Error::failed(format!("swd runs already on {}", self.name())));
         }
         std::fs::create_dir_all(self.state_dir()).context("state directory")?;
+        *self.slot()? = Some(self.launch(options)?);
+        self.wait_until_answers()
+    }
+
+    /// Starts another daemon on the same socket, with further arguments and a state directory of its own, and gives the
+    /// one before. From now on the new one is the node's.
+    pub fn start_beside(&self, state_dir: &Path, args: &[&str]) -> Result<Daemon> {
+        let mut options = match self.slot()?.as_ref() {
+            Some(swd) => swd.options.clone(),
+            None => return Err(Error::failed(format!("no swd on {}", self.name()))),
+        };
+        options.state_dir = Some(state_dir.to_owned());
+        options.args.extend(args.iter().map(|&a| a.to_owned()));
+        let new = self.launch(&options)?;
+        let old = self.slot()?.replace(new).ok_or("the old daemon is gone")?;
+        Ok(old.daemon)
+    }
+
+    fn launch(&self, options: &SwdOptions) -> Result<Swd> {
+        let state_dir = options.state_dir.clone().unwrap_or_else(|| self.state_dir());
         let mut cmd = self.cmd(self.binary("swd")?);
         if let Some(underlay) = options.underlay {
             cmd = cmd.args(["--underlay", &underlay.to_string()]);
         }
-        cmd = cmd.arg("--socket").arg(self.socket()).arg("--state-dir").arg(self.state_dir());
+        cmd = cmd.arg("--socket").arg(self.socket()).arg("--state-dir").arg(state_dir);
         cmd = cmd.args(&options.args);
         for (key, value) in &options.env {
             cmd = cmd.env(key, value);
         }
         let daemon = cmd.daemon(&format!("swd on {}", self.name()), &self.log())?;
-        *self.slot()? = Some(Swd { daemon, options: options.clone() });
-        self.wait_until_answers()
+        Ok(Swd { daemon, options: options.clone() })
     }
 
     /// Waits until the daemon answers; fails at once if it has ended.

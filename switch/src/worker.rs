@@ -52,6 +52,8 @@ pub struct WorkerConfig {
     pub pulse: Option<Pulse>,
     /// Put a filter of system calls on each thread, see [`crate::sandbox`].
     pub restrict: bool,
+    /// Read nothing before [`Command::Go`].
+    pub held: bool,
 }
 
 /// The worker has ended.
@@ -185,6 +187,8 @@ struct Worker<P> {
     /// Are tables in force? The underlay is not read before: without them every peer is a stranger. What peers send
     /// meanwhile waits in the sockets.
     begun: bool,
+    /// Is another process to read, now or soon? Then this one reads nothing and sends nothing by itself.
+    held: bool,
     /// Ports that no table names yet. They are not read: what a pod's stack sends as soon as its device is up
     /// waits in the device's queue.
     unnamed: Vec<PortId>,
@@ -202,6 +206,7 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             applied: Arc::new(AtomicU64::new(0)),
             ring: Ring::new(),
             begun: false,
+            held: config.held,
             unnamed: Vec::new(),
             started: Instant::now(),
             pulse: config.pulse,
@@ -236,16 +241,10 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
                 pulse.beat(now_ms);
             }
             let Some(more_commands) = self.obey(now_ms) else { return };
-            if self.engine.poll_timeout().is_some_and(|due| due <= now_ms) {
+            if !self.held && self.engine.poll_timeout().is_some_and(|due| due <= now_ms) {
                 self.engine.handle_timeout(now_ms);
             }
-            let sleep = if more_commands || !self.ring.is_empty() {
-                Duration::ZERO
-            } else {
-                self.engine
-                    .poll_timeout()
-                    .map_or(longest, |due| Duration::from_millis(due.saturating_sub(now_ms)).min(longest))
-            };
+            let sleep = if more_commands { Duration::ZERO } else { self.rest(now_ms).min(longest) };
             match self.poll.poll(&mut events, Some(sleep)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -263,8 +262,20 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
                     Token(n) => self.ring.ready(Source::Port(PortId((n - PORTS) as u32))),
                 }
             }
-            let now_ms = self.now_ms();
-            self.serve(now_ms);
+            if !self.held {
+                let now_ms = self.now_ms();
+                self.serve(now_ms);
+            }
+        }
+    }
+
+    /// How long there is nothing to do, unless something comes.
+    fn rest(&self, now_ms: u64) -> Duration {
+        match self.engine.poll_timeout() {
+            _ if self.held => Duration::MAX,
+            _ if !self.ring.is_empty() => Duration::ZERO,
+            Some(due) => Duration::from_millis(due.saturating_sub(now_ms)),
+            None => Duration::MAX,
         }
     }
 
@@ -276,10 +287,15 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
                 Err(crossbeam_channel::TryRecvError::Empty) => return Some(false),
                 Err(crossbeam_channel::TryRecvError::Disconnected) => return None,
             };
+            // Whoever forwards has told it, or will find out.
+            if self.held && matches!(command, Command::Announce(_)) {
+                continue;
+            }
             match self.engine.apply(command, now_ms) {
                 Effect::None => {}
                 Effect::Replaced(old) => {
-                    self.begin();
+                    self.begun = true;
+                    self.listen();
                     self.watch_named();
                     self.applied.store(self.engine.generation(), Ordering::Release);
                     let _ = self.reaper.send(Waste::Tables(old));
@@ -295,15 +311,20 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
                     // Without a reaper it is closed here, late but surely.
                     let _ = self.reaper.send(Waste::Device(tap));
                 }
+                Effect::Hold => self.held = true,
+                Effect::Go => {
+                    self.held = false;
+                    self.listen();
+                }
                 Effect::Stop => return None,
             }
         }
         Some(true)
     }
 
-    /// Starts to read the underlay, with the first tables. What has arrived by then has announced itself already.
-    fn begin(&mut self) {
-        if !std::mem::replace(&mut self.begun, true) {
+    /// Looks at the underlay, where it may be read by now: what has arrived so far has announced itself already.
+    fn listen(&mut self) {
+        if self.begun && !self.held {
             (0..self.engine.underlay_mut().len()).for_each(|n| self.ring.ready(Source::Underlay(n)));
         }
     }

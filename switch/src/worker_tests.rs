@@ -128,6 +128,7 @@ fn config() -> WorkerConfig {
         tx,
         pulse: None,
         restrict: true,
+        held: false,
     }
 }
 
@@ -143,6 +144,40 @@ fn running() -> (WorkerHandle<Pair>, Pod, Pod) {
     worker.send(add(B, b)).ok().unwrap();
     worker.send(Command::Publish(tables(1, &[A, B]))).ok().unwrap();
     (worker, pod_a, pod_b)
+}
+
+/// Frames that port A has sent, as far as the worker has read them.
+fn read_from_a(worker: &WorkerHandle<Pair>) -> u64 {
+    let (tell, told) = bounded(1);
+    let look = Box::new(move |i: &mut crate::engine::Inspection<'_>| {
+        tell.send(i.datapath.counters.get(Egress::Port(A)).map_or(0, |c| c.received)).unwrap();
+    });
+    worker.send(Command::Inspect(look)).ok().unwrap();
+    told.recv_timeout(LIMIT).unwrap()
+}
+
+#[test]
+fn one_that_is_held_reads_nothing_and_leaves_nothing_behind() {
+    let worker = start(WorkerConfig { held: true, ..config() }).unwrap();
+    let ((a, pod_a), (b, pod_b)) = (Pod::pair(), Pod::pair());
+    (0..3).for_each(|n| pod_a.send(A, B, n));
+    worker.send(add(A, a)).ok().unwrap();
+    worker.send(add(B, b)).ok().unwrap();
+    worker.send(Command::Publish(tables(1, &[A, B]))).ok().unwrap();
+    let mut sent = 3;
+    for _ in 0..50 {
+        let before = read_from_a(&worker);
+        (sent..sent + 3).for_each(|n| pod_a.send(A, B, n));
+        assert_eq!(read_from_a(&worker), before);
+        worker.send(Command::Go).ok().unwrap();
+        (before as u32..sent + 3).for_each(|n| assert_eq!(pod_b.recv(), n));
+        // Read before it is held, or left for later: never neither.
+        (sent + 3..sent + 6).for_each(|n| pod_a.send(A, B, n));
+        worker.send(Command::Hold).ok().unwrap();
+        let read = read_from_a(&worker) as u32;
+        (sent + 3..read).for_each(|n| assert_eq!(pod_b.recv(), n));
+        sent += 6;
+    }
 }
 
 /// Sends commands of every kind that arrives while traffic flows, until told to stop.

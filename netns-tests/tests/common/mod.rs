@@ -90,6 +90,7 @@ pub fn start(node: &Node, underlay_v6: bool, args: &[&str]) -> Result<()> {
         underlay: Some(node.underlay(underlay_v6)),
         args: args.iter().map(|&a| a.to_owned()).collect(),
         env: Vec::new(),
+        state_dir: None,
     })
 }
 

@@ -18,12 +18,23 @@ mod learned;
 mod process;
 mod stream;
 mod talk;
+mod upgrade;
 mod writer;
 
 fn main() -> std::process::ExitCode {
     lab::harness::run(&[
         ("killed_again_and_again_bridged", kills::killed_again_and_again_bridged),
         ("killed_again_and_again_routed", kills::killed_again_and_again_routed),
+        ("upgraded_there_and_back", upgrade::upgraded_there_and_back),
+        (
+            "a_version_that_does_not_work_does_not_take_over",
+            upgrade::a_version_that_does_not_work_does_not_take_over,
+        ),
+        (
+            "a_version_that_is_killed_on_its_way_does_no_harm",
+            upgrade::a_version_that_is_killed_on_its_way_does_no_harm,
+        ),
+        ("another_monitor_takes_over", upgrade::another_monitor_takes_over),
         ("an_edited_configuration_waits_for_a_restart", config::an_edited_configuration_waits_for_a_restart),
         ("stopped_and_spinning", hang::stopped_and_spinning),
         ("what_was_learned_comes_back", learned::what_was_learned_comes_back),

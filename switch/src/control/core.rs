@@ -69,6 +69,8 @@ pub struct Core {
     save_problem: Option<String>,
     /// Not before then is a failed save tried again by itself.
     save_again_at: Instant,
+    /// Another process is about to take over: nothing may change.
+    pub(super) frozen: bool,
 }
 
 impl Core {
@@ -108,6 +110,7 @@ impl Core {
             load_problem: loaded.problem,
             save_problem: None,
             save_again_at: Instant::now(),
+            frozen: false,
         }
     }
 
@@ -135,6 +138,7 @@ impl Core {
 
     /// Returns the addresses that no port has any more.
     fn save(&mut self, next: DesiredState) -> Result<Vec<Released>, ApiError> {
+        self.may_change()?;
         self.attempted += 1;
         if let Err(e) = self.store.save(&next, self.attempted) {
             tracing::error!("a change was not made: {e}");
@@ -147,6 +151,17 @@ impl Core {
         self.desired = next;
         self.generation = self.attempted;
         Ok(released)
+    }
+
+    /// Has what is declared on the disk, where another process may have had it on another one.
+    ///
+    /// # Errors
+    /// [`Reason::NotDurable`].
+    pub(super) fn make_durable(&mut self) -> Result<(), ApiError> {
+        self.store.ensure(&self.desired, self.generation).map_err(|e| {
+            ApiError::new(Reason::NotDurable, format!("the state cannot be written: {e}"))
+                .hint("make room on the disk of the state directory")
+        })
     }
 
     /// Writes the state once more if the last time failed, now and then: a disk that has room again is noticed
@@ -198,6 +213,7 @@ impl Core {
     /// namespace that it was given: what a runtime's path leads to after a restart may be another pod's. A port added
     /// by hand does not, since its name says what is meant, whenever that is made anew.
     fn place(&mut self, mut next: DesiredState, at: usize) -> Result<u64, ApiError> {
+        self.may_change()?;
         self.check(&next)?;
         let port = next.ports[at].clone();
         self.prepare_kernel(&next, &port)?;
@@ -231,6 +247,7 @@ impl Core {
         if matches!(self.ports.get(name), Some(Actual::Up(_))) {
             return Ok(());
         }
+        self.may_change()?;
         let desired = self.desired.clone();
         let Some(port) = desired.ports.iter().find(|p| p.name == name) else {
             return Err(ApiError::no_port(name));
@@ -307,7 +324,7 @@ impl Core {
 
     /// Puts back what was known about what these tables name for the first time. The worker gets them after it, and
     /// reads nothing from ports that no table names.
-    fn put_back(&mut self, tables: &Arc<Tables>) -> Result<(), ProgramError> {
+    pub(super) fn put_back(&mut self, tables: &Arc<Tables>) -> Result<(), ProgramError> {
         let Some(restore) = &mut self.restore else { return Ok(()) };
         for batch in restore.due(&self.ids, tables) {
             self.worker.send(Command::Inspect(batch.into_inspection(tables.clone())))?;

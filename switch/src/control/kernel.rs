@@ -30,6 +30,8 @@ pub struct Kernel {
     obstacles_at: Instant,
     /// Until then it is left alone, because it did not answer.
     rests_until: Option<Instant>,
+    /// Nothing is asked of it: another process looks after it.
+    sleeps: bool,
 }
 
 impl Kernel {
@@ -41,7 +43,13 @@ impl Kernel {
             verify_at: now,
             obstacles_at: now,
             rests_until: None,
+            sleeps: false,
         }
+    }
+
+    /// Leaves the kernel to another process, or no longer.
+    pub(super) fn sleep(&mut self, sleeps: bool) {
+        self.sleeps = sleeps;
     }
 
     /// Makes the kernel do what the plan says. Whether it does can be seen in [`Kernel::problem`].
@@ -64,7 +72,7 @@ impl Kernel {
 
     /// Is it not to be asked now? Its problem is then that it did not answer.
     fn rests(&self, now: Instant) -> bool {
-        self.rests_until.is_some_and(|until| now < until)
+        self.sleeps || self.rests_until.is_some_and(|until| now < until)
     }
 
     fn report(&mut self, e: &NodeError, now: Instant) {

@@ -19,6 +19,7 @@ pub mod core;
 pub mod derive;
 mod explain;
 pub mod fs;
+pub mod handover;
 pub mod ids;
 pub mod ipam;
 mod kernel;
@@ -48,6 +49,7 @@ use ctl::error::ApiError;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 use crate::io::Opener;
+use crate::monitor::child::History;
 use crate::node::NodeHost;
 use crate::sandbox::Level;
 use memory_file::MemoryFile;
@@ -98,10 +100,8 @@ pub struct Settings {
 pub struct Monitored {
     /// Its process id.
     pub pid: u32,
-    /// How often it has started a switch process before this one.
-    pub restarts: u64,
-    /// How the one before ended.
-    pub last_end: Option<String>,
+    /// What became of those before this one.
+    pub history: History,
 }
 
 /// The underlay of this node.

@@ -61,6 +61,8 @@ impl<F: Fn(Command<Tap>) -> Result<(), ProgramError> + Send> Program for TapProg
             Command::Forget(gone) => Command::Forget(gone),
             Command::ForgetNetwork(id) => Command::ForgetNetwork(id),
             Command::Inspect(f) => Command::Inspect(f),
+            Command::Hold => Command::Hold,
+            Command::Go => Command::Go,
             Command::Stop => Command::Stop,
         })
     }

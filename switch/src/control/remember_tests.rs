@@ -62,6 +62,8 @@ impl Program for Worker {
             Command::Forget(gone) => Command::Forget(gone),
             Command::ForgetNetwork(id) => Command::ForgetNetwork(id),
             Command::Inspect(f) => Command::Inspect(f),
+            Command::Hold => Command::Hold,
+            Command::Go => Command::Go,
             Command::Stop => Command::Stop,
         };
         rig.engine.apply(command, now);

@@ -10,6 +10,7 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use super::service::Api;
 pub const GRACE: Duration = Duration::from_secs(3);
 const REQUESTS: usize = 64;
 const MODE: u32 = 0o660;
+const PRIVATE: u32 = 0o600;
 
 /// A listening socket; its file is removed when it is dropped.
 #[derive(Debug)]
@@ -66,6 +68,24 @@ impl Socket {
     /// Those of the system; `AddrInUse` when another daemon answers there or something that is no socket is
     /// in the way.
     pub fn prepare(path: &Path) -> io::Result<Self> {
+        Self::prepare_with(path, MODE)
+    }
+
+    /// The same, for processes of the same user only.
+    ///
+    /// # Errors
+    /// As [`Socket::prepare`].
+    pub fn prepare_private(path: &Path) -> io::Result<Self> {
+        Self::prepare_with(path, PRIVATE)
+    }
+
+    /// One that another program has made.
+    #[must_use]
+    pub fn left(listener: UnixListener, path: PathBuf, id: (u64, u64)) -> Self {
+        Self { listener: Some(listener), file: Some(SocketFile { path, temporary: None, id }) }
+    }
+
+    fn prepare_with(path: &Path, mode: u32) -> io::Result<Self> {
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.is_dir()) {
             std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
         }
@@ -88,7 +108,7 @@ impl Socket {
         }
         let listener = UnixListener::bind(&temporary)?;
         let finish = || -> io::Result<(u64, u64)> {
-            std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(MODE))?;
+            std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
             listener.set_nonblocking(true)?;
             let meta = std::fs::symlink_metadata(&temporary)?;
             Ok((meta.dev(), meta.ino()))
@@ -126,6 +146,29 @@ impl Socket {
     /// No descriptors, or the socket was withdrawn.
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?.try_clone()
+    }
+
+    /// The listening descriptor.
+    ///
+    /// # Errors
+    /// The socket was withdrawn.
+    pub fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        let listener = self.listener.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        Ok(listener.as_fd())
+    }
+
+    /// Where clients find it, and device and inode of the file.
+    #[must_use]
+    pub fn place(&self) -> Option<(&Path, (u64, u64))> {
+        self.file.as_ref().map(|file| (file.path.as_path(), file.id))
+    }
+
+    /// Leaves the file to another process.
+    pub fn leave(&mut self) {
+        if let Some(file) = self.file.take() {
+            std::mem::forget(file);
+        }
+        self.listener = None;
     }
 
     /// Removes the file and stops to listen here.

@@ -117,6 +117,14 @@ pub fn decode(file: &[u8]) -> Result<(DesiredState, u64), String> {
     Ok((desired, generation))
 }
 
+/// A state that another process has in force.
+///
+/// # Errors
+/// As [`decode`].
+pub fn handed(file: &[u8]) -> Result<Loaded, String> {
+    decode(file).map(|(desired, generation)| Loaded { desired, generation, problem: None })
+}
+
 impl Store {
     /// A store in one directory, which nobody else may use meanwhile.
     #[must_use]
@@ -176,6 +184,17 @@ impl Store {
             return Ok(kept);
         }
         Err(io::Error::other("too many files state.bad.*: look at them and remove them"))
+    }
+
+    /// Makes a state durable that another process had in force, unless it is on this disk already.
+    ///
+    /// # Errors
+    /// As [`Store::save`].
+    pub fn ensure(&mut self, desired: &DesiredState, generation: u64) -> io::Result<()> {
+        match self.fs.read(CURRENT) {
+            Ok(Some(file)) if decode(&file).is_ok_and(|(d, g)| g == generation && d == *desired) => Ok(()),
+            _ => self.save(desired, generation),
+        }
     }
 
     /// Makes this the current file, and leaves the previous one alone.

@@ -317,6 +317,8 @@ fn work(rx: &Receiver<Command<OpenedPort>>, heard: &Heard) {
                 });
                 continue;
             }
+            Command::Hold => "hold".to_owned(),
+            Command::Go => "go".to_owned(),
             Command::Stop => return,
         };
         heard.log.lock().unwrap().push(line);

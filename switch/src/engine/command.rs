@@ -34,6 +34,11 @@ pub enum Command<P> {
     ForgetNetwork(NetId),
     /// Run this between two batches. The answer travels in what the closure captured.
     Inspect(Box<dyn FnOnce(&mut Inspection<'_>) + Send>),
+    /// Read nothing more and send nothing by yourself, once all that was read has been sent: another process is to
+    /// have the devices. Answers questions as before.
+    Hold,
+    /// Read again, or for the first time.
+    Go,
     /// Close everything and end.
     Stop,
 }

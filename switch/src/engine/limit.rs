@@ -151,6 +151,16 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
         }
     }
 
+    /// Releases all that waits, before its time: whoever has the ports next knows nothing of it.
+    pub(super) fn release_all(&mut self, now_ms: u64) {
+        while let Some(due) = self.shapers.pop_due(u64::MAX) {
+            if let Some(shaper) = self.shapers.get_mut(due.port, due.direction) {
+                shaper.open();
+            }
+            self.release(due.port, due.direction, now_ms);
+        }
+    }
+
     fn release(&mut self, id: PortId, direction: Direction, now_ms: u64) {
         match direction {
             Direction::ToPod => self.release_to_pod(id, now_ms),

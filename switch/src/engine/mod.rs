@@ -70,6 +70,10 @@ pub enum Effect<P> {
     Watch(PortId),
     /// Stop watching this device; it is closed when dropped.
     Closed(PortId, P),
+    /// Read nothing from now on.
+    Hold,
+    /// Read from now on.
+    Go,
     /// End.
     Stop,
 }
@@ -134,6 +138,11 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
                 dead_ports: &self.dead,
                 shapers: &self.shapers,
             }),
+            Command::Hold => {
+                self.release_all(now_ms);
+                return Effect::Hold;
+            }
+            Command::Go => return Effect::Go,
             Command::Stop => return Effect::Stop,
         }
         Effect::None

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -31,6 +32,16 @@ impl Channel {
     /// Those of `socketpair`.
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
         UnixStream::pair()
+    }
+
+    /// How long each wait for bytes, or for room, may take from now on; it then fails with `WouldBlock`, and the
+    /// connection is of no further use.
+    ///
+    /// # Errors
+    /// A limit of zero.
+    pub fn limit(&self, limit: Duration) -> io::Result<()> {
+        self.0.set_read_timeout(Some(limit))?;
+        self.0.set_write_timeout(Some(limit))
     }
 
     /// Sends one message and perhaps a descriptor, which stays open here.
@@ -90,6 +101,12 @@ impl Channel {
         self.0.read_exact(&mut body)?;
         let message = postcard::from_bytes(&body).map_err(|e| invalid(e.to_string()))?;
         Ok((message, fd))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

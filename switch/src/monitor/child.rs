@@ -14,13 +14,18 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
+use serde::{Deserialize, Serialize};
+
 use super::heartbeat::Heartbeat;
+use super::process::Process;
+use super::succession;
+use crate::control::fs::MAX_FILE;
 
 /// Says that this is the switch process, by the monitor's process id.
 const MONITOR: &str = "SWD_MONITOR_PID";
-/// How often one was started before.
+/// What became of those before, as [`History`].
 const RESTARTS: &str = "SWD_RESTARTS";
-/// How the one before ended.
+const UPGRADES: &str = "SWD_UPGRADES";
 const LAST_END: &str = "SWD_LAST_END";
 
 /// What `ps` calls it.
@@ -31,12 +36,21 @@ const LISTENER: RawFd = 4;
 const HEARTBEAT: RawFd = 5;
 const MEMORY: RawFd = 6;
 const CONFIG: RawFd = 7;
+const ORDERS: RawFd = 8;
+const OUTBOX: RawFd = 9;
+const STATE: RawFd = 10;
+/// Descriptors that are to be known by the same number in the new process have a higher one.
+pub const FREE: RawFd = 32;
+/// Says that [`STATE`] is there.
+const STANDBY: &str = "SWD_STANDBY";
 
 /// What is handed over.
 #[derive(Debug)]
 pub struct Handed {
     /// To the monitor.
     pub channel: UnixStream,
+    /// From the monitor, see [`super::orders`].
+    pub orders: UnixStream,
     /// Clients connect here.
     pub listener: UnixListener,
     /// See [`Heartbeat`].
@@ -45,6 +59,22 @@ pub struct Handed {
     pub memory: OwnedFd,
     /// See [`Birth::config`].
     pub config: OwnedFd,
+    /// Where it leaves what is declared for one that takes over from it.
+    pub outbox: OwnedFd,
+    /// What is declared, in the format of the state file, where another process forwards that this one is to take over
+    /// from.
+    pub state: Option<OwnedFd>,
+}
+
+/// The switch processes of a monitor so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// How often one was started because another had ended.
+    pub restarts: u64,
+    /// How often one took over from another that was well.
+    pub upgrades: u64,
+    /// How the last one ended that was not told to.
+    pub last_end: Option<String>,
 }
 
 /// Starts switch processes.
@@ -64,31 +94,31 @@ impl Birth {
     ///
     /// # Errors
     /// Those of the system.
-    pub fn start(
-        &self,
-        handed: Handed,
-        restarts: u64,
-        last_end: Option<&str>,
-    ) -> io::Result<tokio::process::Child> {
+    pub fn start(&self, handed: Handed, history: &History) -> io::Result<Process> {
         let mut command = std::process::Command::new(&self.program);
         command.arg0(NAME).args(&self.args).env(MONITOR, std::process::id().to_string());
-        command.env(RESTARTS, restarts.to_string()).env_remove("NOTIFY_SOCKET");
-        match last_end {
-            Some(text) => command.env(LAST_END, text),
-            None => command.env_remove(LAST_END),
-        };
+        command.env(RESTARTS, history.restarts.to_string()).env(UPGRADES, history.upgrades.to_string());
+        command.env_remove("NOTIFY_SOCKET").env_remove(STANDBY).env_remove(LAST_END);
+        succession::forget(&mut command);
+        if let Some(text) = &history.last_end {
+            command.env(LAST_END, text);
+        }
         let mapping = |parent_fd, child_fd| FdMapping { parent_fd, child_fd };
-        command
-            .fd_mappings(vec![
-                mapping(handed.channel.into(), CHANNEL),
-                mapping(handed.listener.into(), LISTENER),
-                mapping(handed.heartbeat, HEARTBEAT),
-                mapping(handed.memory, MEMORY),
-                mapping(handed.config, CONFIG),
-            ])
-            .map_err(|e| io::Error::other(e.to_string()))?;
-        let mut command = tokio::process::Command::from(command);
-        command.kill_on_drop(true).spawn()
+        let mut mappings = vec![
+            mapping(handed.channel.into(), CHANNEL),
+            mapping(handed.listener.into(), LISTENER),
+            mapping(handed.heartbeat, HEARTBEAT),
+            mapping(handed.memory, MEMORY),
+            mapping(handed.config, CONFIG),
+            mapping(handed.orders.into(), ORDERS),
+            mapping(handed.outbox, OUTBOX),
+        ];
+        if let Some(state) = handed.state {
+            command.env(STANDBY, "1");
+            mappings.push(mapping(state, STATE));
+        }
+        command.fd_mappings(mappings).map_err(|e| io::Error::other(e.to_string()))?;
+        Process::spawn(&mut command)
     }
 }
 
@@ -97,12 +127,12 @@ impl Birth {
 pub struct Inherited {
     /// The monitor's process.
     pub monitor: u32,
-    /// How often a switch process was started before this one.
-    pub restarts: u64,
-    /// How the one before ended.
-    pub last_end: Option<String>,
+    /// What became of those before.
+    pub history: History,
     /// To the monitor.
     pub channel: UnixStream,
+    /// From the monitor, see [`super::orders`].
+    pub orders: UnixStream,
     /// Clients connect here.
     pub listener: UnixListener,
     /// See [`Heartbeat`].
@@ -111,6 +141,10 @@ pub struct Inherited {
     pub memory: OwnedFd,
     /// See [`Birth::config`].
     pub config: String,
+    /// See [`Handed::outbox`].
+    pub outbox: File,
+    /// See [`Handed::state`].
+    pub state: Option<Vec<u8>>,
 }
 
 impl Inherited {
@@ -121,6 +155,7 @@ impl Inherited {
     /// The environment says there are descriptors, and there are not.
     pub fn take() -> io::Result<Option<Self>> {
         let word = |name: &str| std::env::var(name).ok();
+        let number = |name: &str| word(name).and_then(|n| n.parse().ok()).unwrap_or(0);
         let Some(monitor) = word(MONITOR).and_then(|pid| pid.parse().ok()) else { return Ok(None) };
         // Somebody's environment may have the word without there being a monitor.
         if std::os::unix::process::parent_id() != monitor {
@@ -128,37 +163,62 @@ impl Inherited {
                 "{MONITOR} is {monitor}, and that is not the parent: unset it"
             )));
         }
+        let history =
+            History { restarts: number(RESTARTS), upgrades: number(UPGRADES), last_end: word(LAST_END) };
+        let state = word(STANDBY).map(|_| bytes_of(&take(STATE)?.into())).transpose()?;
         Ok(Some(Self {
             monitor,
-            restarts: word(RESTARTS).and_then(|n| n.parse().ok()).unwrap_or(0),
-            last_end: word(LAST_END),
+            history,
             channel: take(CHANNEL)?.into(),
+            orders: take(ORDERS)?.into(),
             listener: take(LISTENER)?.into(),
             heartbeat: Heartbeat::from_fd(take(HEARTBEAT)?),
             memory: take(MEMORY)?,
-            config: text_of(&take(CONFIG)?.into())?,
+            config: String::from_utf8(bytes_of(&take(CONFIG)?.into())?).map_err(io::Error::other)?,
+            outbox: take(OUTBOX)?.into(),
+            state,
         }))
     }
 }
 
-/// A text that another process can read.
+/// Bytes that another process can read.
 ///
 /// # Errors
 /// No memory or descriptors.
-pub fn text(text: &str) -> io::Result<OwnedFd> {
-    let file = File::from(memfd_create("swd-config", MemfdFlags::CLOEXEC)?);
-    file.write_all_at(text.as_bytes(), 0)?;
+pub fn document(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = File::from(memfd_create("swd-document", MemfdFlags::CLOEXEC)?);
+    rewrite(&file, bytes)?;
     Ok(file.into())
 }
 
-fn text_of(file: &File) -> io::Result<String> {
-    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-    let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, 0)?;
-    String::from_utf8(bytes).map_err(io::Error::other)
+/// Puts these bytes in place of others.
+///
+/// # Errors
+/// No memory.
+pub fn rewrite(file: &File, bytes: &[u8]) -> io::Result<()> {
+    file.set_len(0)?;
+    file.write_all_at(bytes, 0)
 }
 
-fn take(number: RawFd) -> io::Result<OwnedFd> {
+/// What [`document`] was made of.
+///
+/// # Errors
+/// It is longer than a state file may be; those of reading.
+pub fn bytes_of(file: &File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("a document of {length} bytes")));
+    }
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Takes a descriptor that is known by its number.
+///
+/// # Errors
+/// There is none.
+pub(super) fn take(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only borrowed for this look; a number that is no descriptor is answered with an error.
     let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
     let flags = fcntl_getfd(borrowed).map_err(|e| io::Error::other(format!("descriptor {number}: {e}")))?;

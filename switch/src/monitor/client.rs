@@ -29,6 +29,14 @@ impl Client {
         }
     }
 
+    /// Everything declared has been asked for; another process forwards.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn prepared(&self) -> io::Result<()> {
+        self.ask(&Request::Prepared).map(drop)
+    }
+
     /// Everything declared has been asked for and is in force.
     ///
     /// # Errors

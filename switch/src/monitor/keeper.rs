@@ -6,12 +6,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use serde::{Deserialize, Serialize};
+
+use super::estate::Kept;
 use super::message::{PROTOCOL, PortFacts, Refused, Reply, Request};
 use crate::control::refusal;
 use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec};
-use crate::node::{NodeError, NodeHost};
+use crate::node::{NodeError, NodeHost, NodePlan};
 use ctl::error::Reason;
 
 /// Most ports that are kept: the descriptors a process may have.
@@ -24,26 +27,54 @@ pub type Answer = (Reply, Option<OwnedFd>);
 /// is then refused because the interface is taken.
 type Key = (NetnsRef, String);
 
-struct Kept {
+struct Held {
     spec: PortSpec,
     facts: PortFacts,
     fd: OwnedFd,
-    /// Has this switch process asked for it?
-    asked: bool,
+    /// Has the switch process of this session asked for it?
+    asked: [bool; SESSIONS],
 }
 
-impl Kept {
+impl Held {
     fn place(&self) -> PortPlace {
         PortPlace { netns_id: self.facts.netns_id, ifindex: self.facts.ifindex }
     }
 }
 
+/// The life of one switch process, as the monitor counts them. Two may be under way at a time, one after the other: the
+/// one that forwards, and the one that is to take its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session(u64);
+
+const SESSIONS: usize = 2;
+
+impl Session {
+    /// Before any was started.
+    pub const FIRST: Self = Self(0);
+
+    /// The one after this.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    const fn slot(self) -> usize {
+        self.0 as usize % SESSIONS
+    }
+
+    const fn other_slot(self) -> usize {
+        (self.0 as usize + 1) % SESSIONS
+    }
+}
+
 /// What the switch process has said about itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum Stage {
     /// It starts.
     #[default]
     Starting,
+    /// Everything declared is at hand, and it waits for the word to begin.
+    Prepared,
     /// Everything declared is in force.
     Ready,
     /// It ends because it was told to.
@@ -54,26 +85,85 @@ pub enum Stage {
 pub struct Keeper<O, H> {
     opener: O,
     host: H,
-    ports: HashMap<Key, Kept>,
+    ports: HashMap<Key, Held>,
     sockets: HashMap<(IpAddr, u16), OwnedFd>,
-    stage: Stage,
+    stages: [Stage; SESSIONS],
+    plan: Option<NodePlan>,
 }
 
 impl<O: Opener, H: NodeHost> Keeper<O, H> {
     /// One that keeps nothing yet.
     pub fn new(opener: O, host: H) -> Self {
-        Self { opener, host, ports: HashMap::new(), sockets: HashMap::new(), stage: Stage::Starting }
+        Self {
+            opener,
+            host,
+            ports: HashMap::new(),
+            sockets: HashMap::new(),
+            stages: [Stage::Starting; SESSIONS],
+            plan: None,
+        }
     }
 
     /// A new switch process begins, and has asked for nothing.
-    pub fn begin(&mut self) {
-        self.stage = Stage::Starting;
-        self.ports.values_mut().for_each(|kept| kept.asked = false);
+    pub fn begin(&mut self, session: Session) {
+        self.stages[session.slot()] = Stage::Starting;
+        self.ports.values_mut().for_each(|kept| kept.asked[session.slot()] = false);
+    }
+
+    /// The switch process of this session is no more.
+    pub fn end(&mut self, session: Session) {
+        self.begin(session);
+    }
+
+    /// The switch process that was to take over from that of this session is no more: what only it asked for can go.
+    pub fn end_successor(&mut self, session: Session) {
+        self.begin(session.next());
+        self.sweep(session);
+    }
+
+    /// Does another switch process forward while this one only prepares to?
+    fn waits_for_another(&self, session: Session) -> bool {
+        self.stages[session.slot()] < Stage::Ready && self.stages[session.other_slot()] >= Stage::Ready
+    }
+
+    /// Ports with their descriptors.
+    pub fn kept_ports(&self) -> impl Iterator<Item = (&PortSpec, &PortFacts, BorrowedFd<'_>)> {
+        self.ports.values().map(|kept| (&kept.spec, &kept.facts, kept.fd.as_fd()))
+    }
+
+    /// Tunnel sockets by address and port.
+    pub fn kept_sockets(&self) -> impl Iterator<Item = ((IpAddr, u16), BorrowedFd<'_>)> {
+        self.sockets.iter().map(|(at, fd)| (*at, fd.as_fd()))
+    }
+
+    /// What the node's kernel was told last.
+    pub const fn plan(&self) -> Option<&NodePlan> {
+        self.plan.as_ref()
+    }
+
+    /// Goes on where another keeper was. `session`: that of a switch process that has these ports already, at this
+    /// stage.
+    pub fn inherit(&mut self, kept: Kept, session: Option<(Session, Stage)>) {
+        let mut asked = [false; SESSIONS];
+        if let Some((session, stage)) = session {
+            asked[session.slot()] = true;
+            self.stages[session.slot()] = stage;
+        }
+        for (spec, facts, fd) in kept.ports {
+            self.ports.insert(key(&spec), Held { spec, facts, fd, asked });
+        }
+        self.sockets.extend(kept.sockets);
+        if let Some(plan) = &kept.plan
+            && let Err(e) = self.host.apply(plan)
+        {
+            tracing::warn!("the node's rules: {e}");
+        }
+        self.plan = kept.plan;
     }
 
     /// How far the switch process is.
-    pub const fn stage(&self) -> Stage {
-        self.stage
+    pub const fn stage(&self, session: Session) -> Stage {
+        self.stages[session.slot()]
     }
 
     /// Ports that are kept.
@@ -81,8 +171,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         self.ports.len()
     }
 
-    /// Does what is asked.
-    pub fn answer(&mut self, request: Request) -> Answer {
+    /// Does what the switch process of a session asks.
+    pub fn answer(&mut self, session: Session, request: Request) -> Answer {
         let done = |result: Result<(), OpenError>| match result {
             Ok(()) => (Reply::Done, None),
             Err(e) => (refused(&e), None),
@@ -93,7 +183,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                 let text = format!("the monitor speaks protocol {PROTOCOL}, the switch process {other}");
                 (Reply::Refused(internal(text)), None)
             }
-            Request::OpenPort(spec) => self.open(*spec),
+            Request::OpenPort(spec) => self.open(session, *spec),
             Request::ClosePort(spec, place) => {
                 self.forget(&spec, place);
                 done(self.opener.close_port(&spec, place))
@@ -120,35 +210,53 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                 Ok(mtu) => (Reply::Mtu(mtu), None),
                 Err(e) => (refused(&e), None),
             },
-            Request::ApplyNode(plan) => node(self.host.apply(&plan).map(Reply::Changed)),
-            Request::RemoveNode => node(self.host.remove().map(|()| Reply::Done)),
+            Request::ApplyNode(plan) => {
+                let applied = self.host.apply(&plan);
+                if applied.is_ok() {
+                    self.plan = Some(*plan);
+                }
+                node(applied.map(Reply::Changed))
+            }
+            Request::RemoveNode => {
+                self.plan = None;
+                node(self.host.remove().map(|()| Reply::Done))
+            }
             Request::VerifyNode => node(self.host.verify().map(|intact| Reply::Changed(!intact))),
             Request::Obstacles => (Reply::Obstacles(self.host.obstacles()), None),
+            Request::Prepared => {
+                self.stages[session.slot()] = Stage::Prepared;
+                (Reply::Done, None)
+            }
             Request::Ready => {
-                self.stage = self.stage.max(Stage::Ready);
-                self.sweep();
+                let stage = &mut self.stages[session.slot()];
+                *stage = (*stage).max(Stage::Ready);
+                self.sweep(session);
                 (Reply::Done, None)
             }
             Request::Stopping => {
-                self.stage = Stage::Stopping;
+                self.stages[session.slot()] = Stage::Stopping;
                 (Reply::Done, None)
             }
         }
     }
 
     /// The port that is kept, as long as it is the one that is meant; else a new one.
-    fn open(&mut self, spec: PortSpec) -> Answer {
+    fn open(&mut self, session: Session, spec: PortSpec) -> Answer {
         let key = key(&spec);
         if let Some(kept) = self.ports.get_mut(&key) {
             let meant = kept.spec.same_device(&spec)
                 && spec.identity.as_ref().is_none_or(|wanted| *wanted == kept.facts.identity);
             // One that this switch process has already is asked for again because it is no good any more.
             if meant
-                && !kept.asked
+                && !kept.asked[session.slot()]
                 && let Ok(fd) = kept.fd.try_clone()
             {
-                kept.asked = true;
+                kept.asked[session.slot()] = true;
                 return (Reply::Port(PortFacts { adopted: true, ..kept.facts.clone() }), Some(fd));
+            }
+            if kept.asked[session.other_slot()] && self.waits_for_another(session) {
+                let text = "another switch process serves this interface, and it is to be made otherwise";
+                return (Reply::Refused(internal(text.to_owned())), None);
             }
             self.remove(&key);
         }
@@ -163,7 +271,9 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         let facts = PortFacts { ifindex, netns_id, identity, offloads, gso_max_size, adopted };
         match fd.try_clone() {
             Ok(copy) => {
-                let kept = Kept { spec, facts: facts.clone(), fd, asked: true };
+                let mut asked = [false; SESSIONS];
+                asked[session.slot()] = true;
+                let kept = Held { spec, facts: facts.clone(), fd, asked };
                 self.ports.insert(key, kept);
                 (Reply::Port(facts), Some(copy))
             }
@@ -213,9 +323,10 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
 
     /// Removes what the switch process has not asked for by the time it was ready: ports that were deleted just
     /// before the one before it ended.
-    fn sweep(&mut self) {
+    fn sweep(&mut self, session: Session) {
+        let unasked = |kept: &Held| !kept.asked[session.slot()];
         let left: Vec<Key> =
-            self.ports.iter().filter(|(_, kept)| !kept.asked).map(|(key, _)| key.clone()).collect();
+            self.ports.iter().filter(|(_, kept)| unasked(kept)).map(|(key, _)| key.clone()).collect();
         for key in left {
             tracing::info!(netns = %key.0, ifname = key.1, "a port is not declared any more");
             self.remove(&key);

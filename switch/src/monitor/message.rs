@@ -13,7 +13,7 @@ use crate::io::{NetnsId, NetnsIdentity, Offloads, PortHealth, PortPlace, PortSpe
 use crate::node::{NodePlan, Obstacle};
 
 /// Of these messages; a switch process that speaks another is not served.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Longest message in bytes: a node plan with 50,000 routes.
 pub const MAX_MESSAGE: usize = 4 << 20;
 
@@ -44,6 +44,8 @@ pub enum Request {
     VerifyNode,
     /// See [`crate::node::NodeHost::obstacles`].
     Obstacles,
+    /// Everything declared has been asked for, and nothing has begun: the switch waits for [`super::orders::Order::Go`].
+    Prepared,
     /// Everything declared has been asked for and is in force: ports that were not asked for can go, and the service
     /// manager can be told.
     Ready,

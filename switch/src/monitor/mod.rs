@@ -12,16 +12,27 @@
 pub mod channel;
 pub mod child;
 pub mod client;
+pub mod door;
+mod estate;
+mod handover;
 pub mod heartbeat;
 pub mod keeper;
 pub mod message;
+pub mod orders;
 mod pace;
+mod process;
+pub mod succession;
 pub mod supervise;
+mod switch;
+mod takeover;
+mod upgrade;
 
 #[cfg(test)]
 mod tests;
 
 pub use child::Inherited;
 pub use client::Client;
+pub use estate::Estate;
 pub use heartbeat::Heartbeat;
-pub use supervise::{Job, run};
+pub use supervise::{Job, Origin, run};
+pub use takeover::Talk;

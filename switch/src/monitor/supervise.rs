@@ -1,37 +1,37 @@
-//! Starts the switch process, watches it, and starts it again.
+//! Starts the switch process, watches it, and starts it again; replaces it when somebody wants another version.
 //!
-//! Two threads: one answers the switch process ([`super::keeper`]), this one waits for its end, for a sign of life
-//! that does not come, and for signals. A switch process that was never ready and ends by itself has said why, and
-//! the monitor ends with it; later ones are started again for as long as it takes ([`super::pace`]). Pods keep their devices all the while.
+//! Two threads: one answers the switch process ([`super::switch::Served`]), this one waits for its end, for a sign of
+//! life that does not come, for signals, and for those who knock ([`super::door`]). A switch process that was never
+//! ready and ends by itself has said why, and the monitor ends with it; later ones are started again for as long as it
+//! takes ([`super::pace`]). Pods keep their devices all the while.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 
-use super::channel::Channel;
-use super::child::{self, Birth, Handed};
-use super::heartbeat::{Heartbeat, Thread};
-use super::keeper::{Keeper, Stage};
-use super::message::Request;
+use super::child::{Birth, History};
+use super::door::{self, Knock};
+use super::estate::{Estate, Left};
+use super::heartbeat::Thread;
+use super::keeper::{Keeper, Session, Stage};
 use super::pace::Pace;
+use super::switch::{Served, Switch, reached};
+use super::takeover::Talk;
+use super::{succession, upgrade};
 use crate::control::server::Socket;
 use crate::io::Opener;
 use crate::node::NodeHost;
 
-/// Between two looks for one.
+/// Between two looks for a sign of life.
 const LOOK: Duration = Duration::from_millis(250);
-/// Time that a switch process has to end when it is told to.
-const END: Duration = Duration::from_secs(10);
+
 /// What the monitor is to do.
 pub struct Job<O, H> {
     /// How a switch process is started.
@@ -40,25 +40,53 @@ pub struct Job<O, H> {
     pub opener: O,
     /// Sets up the node.
     pub host: H,
-    /// Clients connect here, from when the first switch process is ready. Kept open across restarts, so that they
-    /// wait instead of being refused.
-    pub socket: Socket,
     /// Tells the service manager.
     pub notify: fn(&str),
+    /// Its version, as it tells others.
+    pub version: &'static str,
+    /// With what it begins.
+    pub origin: Origin,
 }
 
-/// What happens in the life of a switch process.
-enum Event {
-    /// Everything declared is in force.
-    Ready,
-    /// The monitor was told to end.
-    Told,
+/// With what a monitor begins.
+pub enum Origin {
+    /// Nothing. Clients connect to the first socket from when the first switch process is ready; it is kept open across
+    /// restarts, so that they wait instead of being refused. Who wants something of the monitor knocks at the second.
+    Nothing(Box<[Socket; 2]>),
+    /// What the program has left that this process was before.
+    Left(Box<Estate>),
+    /// What another monitor gives.
+    Other(Talk),
+}
+
+/// A monitor at work.
+pub(super) struct Monitor<O, H> {
+    pub birth: Birth,
+    pub served: Arc<Served<O, H>>,
+    pub socket: Socket,
+    pub door: Socket,
+    pub memory: OwnedFd,
+    pub history: History,
+    pub version: &'static str,
+    /// Of the switch process that forwards, or forwarded last.
+    pub session: Session,
+    signals: Signals,
+    pace: Pace,
+    /// Has a switch process ever been ready?
+    told_ready: bool,
+    notify: fn(&str),
 }
 
 /// Why a switch process is no more.
 enum End {
+    /// By itself, or because the monitor was told to end.
     Exited(ExitStatus),
+    /// It gave no sign of life.
     Hung(Thread),
+    /// Another one forwards.
+    Replaced(Box<Switch>),
+    /// Another monitor has everything.
+    Left,
 }
 
 /// Runs until the switch process ends for good. Returns the exit code: its own.
@@ -70,61 +98,44 @@ where
     O: Opener + Send + 'static,
     H: NodeHost + Send + 'static,
 {
-    let Job { birth, opener, host, mut socket, notify } = job;
-    let mut memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
-    let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut signals = Signals { terminate, interrupt, told: false };
-    let served =
-        Arc::new(Served { keeper: Mutex::new(Keeper::new(opener, host)), busy: AtomicBool::new(false) });
-    let mut restarts = 0;
-    let mut last_end: Option<String> = None;
-    let mut pace = Pace::new(Instant::now());
-    let mut told_ready = false;
+    let (mut monitor, mut switch) = Monitor::begin(job).await?;
+    let mut knocks = door::listen(monitor.door.listener()?)?;
     loop {
-        let born = begin(&birth, &served, &socket, &memory, restarts, last_end.as_deref());
-        let (mut child, watch, answering) = match born {
-            Ok(born) => born,
-            Err(e) if !told_ready => return Err(e),
-            // Pods have their devices as long as this process lives.
-            Err(e) => {
-                let pause = pace.pause(Instant::now(), false);
-                tracing::error!(pause_ms = pause.as_millis() as u64, "no switch process can be started: {e}");
-                if signals.during(pause).await {
-                    return Ok(0);
+        let mut running = match switch.take() {
+            Some(running) => running,
+            None => match monitor.start(None) {
+                Ok(running) => running,
+                Err(e) if !monitor.told_ready => return Err(e),
+                // Pods have their devices as long as this process lives.
+                Err(e) => {
+                    let pause = monitor.pace.pause(Instant::now(), false);
+                    let pause_ms = pause.as_millis() as u64;
+                    tracing::error!(pause_ms, "no switch process can be started: {e}");
+                    if monitor.signals.during(pause).await {
+                        return Ok(0);
+                    }
+                    continue;
                 }
+            },
+        };
+        monitor.session = running.session;
+        let end = monitor.watch(&mut running, &mut knocks).await?;
+        let text = match end {
+            End::Replaced(new) => {
+                switch = Some(*new);
                 continue;
             }
-        };
-        let first = !told_ready;
-        let end = watch
-            .until_end(&mut child, &mut signals, |event| {
-                match event {
-                    Event::Ready if first => {
-                        socket.publish()?;
-                        told_ready = true;
-                        notify("READY=1");
-                    }
-                    Event::Ready => {}
-                    Event::Told => {
-                        // Connect errors are clearer to clients than connections that nobody serves.
-                        socket.withdraw();
-                        notify("STOPPING=1");
-                    }
+            End::Left => return Ok(0),
+            End::Exited(status) => {
+                running.answered().await;
+                let stage = *running.stage.borrow();
+                if monitor.signals.told || stage == Stage::Stopping || !monitor.told_ready {
+                    return Ok(code(status));
                 }
-                Ok(())
-            })
-            .await?;
-        // The other end is closed by now, so this thread ends as soon as it has done what it was asked last.
-        let _ = tokio::task::spawn_blocking(move || answering.join()).await;
-        let (stage, told) = (served.keeper().stage(), signals.told);
-        if let End::Exited(status) = &end
-            && (told || stage == Stage::Stopping || !told_ready)
-        {
-            return Ok(code(*status));
-        }
-        let text = match &end {
-            End::Exited(status) => format!("the switch process ended: {status}"),
+                format!("the switch process ended: {status}")
+            }
             End::Hung(thread) => {
+                running.answered().await;
                 let seconds = thread.patience().as_secs();
                 format!(
                     "the {} gave no sign of life for {seconds} s, and the switch process was ended",
@@ -132,104 +143,162 @@ where
                 )
             }
         };
-        restarts += 1;
-        if stage < Stage::Ready {
-            // What the one before has left may be why.
-            memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
-        }
-        let pause = pace.pause(Instant::now(), stage >= Stage::Ready);
-        let kept = served.keeper().ports();
-        tracing::error!(
-            restarts,
-            ports = kept,
-            pause_ms = pause.as_millis() as u64,
-            "{text}; starting another"
-        );
-        last_end = Some(text);
-        if signals.during(pause).await {
+        if monitor.mourn(&running, text).await? {
             return Ok(0);
         }
     }
 }
 
-/// A switch process, who watches it, and the thread that answers it.
-type Born<'a, O, H> = (Child, Watch<'a, O, H>, JoinHandle<()>);
-
-fn begin<'a, O, H>(
-    birth: &Birth,
-    served: &'a Arc<Served<O, H>>,
-    socket: &Socket,
-    memory: &OwnedFd,
-    restarts: u64,
-    last_end: Option<&str>,
-) -> io::Result<Born<'a, O, H>>
+impl<O, H> Monitor<O, H>
 where
     O: Opener + Send + 'static,
     H: NodeHost + Send + 'static,
 {
-    served.keeper().begin();
-    let (ours, theirs) = Channel::pair()?;
-    let heartbeat = Heartbeat::create()?;
-    let handed = Handed {
-        channel: theirs,
-        listener: socket.listener()?,
-        heartbeat: heartbeat.as_fd().try_clone_to_owned()?,
-        memory: memory.try_clone()?,
-        config: child::text(&birth.config)?,
-    };
-    let child = birth.start(handed, restarts, last_end)?;
-    let ready = Arc::new(Notify::new());
-    let answering = {
-        let (served, ready) = (served.clone(), ready.clone());
-        let thread = std::thread::Builder::new().name("swd-keeper".into());
-        thread.spawn(move || served.answer(Channel::new(ours), &ready))?
-    };
-    let watch = Watch { heartbeat, served, ready, seen: [(0, Instant::now()); Thread::ALL.len()] };
-    Ok((child, watch, answering))
-}
-
-/// Shared with the thread that answers.
-struct Served<O, H> {
-    keeper: Mutex<Keeper<O, H>>,
-    /// Something is being done for the switch process, whose control thread waits for it.
-    busy: AtomicBool,
-}
-
-impl<O: Opener, H: NodeHost> Served<O, H> {
-    fn keeper(&self) -> MutexGuard<'_, Keeper<O, H>> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Answers until the other end is closed.
-    fn answer(&self, mut channel: Channel, ready: &Notify) {
-        loop {
-            let request = match channel.recv::<Request>() {
-                Ok((request, _)) => request,
-                // Killed, perhaps with an answer on its way.
-                Err(e)
-                    if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) =>
-                {
-                    return;
-                }
-                Err(e) => {
-                    tracing::error!("a message of the switch process: {e}");
-                    return;
-                }
-            };
-            self.busy.store(true, Ordering::Relaxed);
-            let is_ready = request == Request::Ready;
-            let (reply, fd) = self.keeper().answer(request);
-            if is_ready {
-                ready.notify_one();
+    async fn begin(job: Job<O, H>) -> io::Result<(Self, Option<Switch>)> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        succession::listening();
+        let signals = Signals { terminate, interrupt, told: false };
+        let mut keeper = Keeper::new(job.opener, job.host);
+        let make = |keeper, birth, socket, door, memory, history, session| Self {
+            birth,
+            served: Arc::new(Served::new(keeper)),
+            socket,
+            door,
+            memory,
+            history,
+            version: job.version,
+            session,
+            signals,
+            pace: Pace::new(Instant::now()),
+            told_ready: false,
+            notify: job.notify,
+        };
+        match job.origin {
+            Origin::Nothing(sockets) => {
+                let [socket, mut door] = *sockets;
+                door.publish()?;
+                let memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
+                let session = Session::FIRST;
+                Ok((make(keeper, job.birth, socket, door, memory, History::default(), session), None))
             }
-            self.busy.store(false, Ordering::Relaxed);
-            if let Err(e) = channel.send(&reply, fd.as_ref().map(std::os::fd::AsFd::as_fd)) {
-                if e.kind() != io::ErrorKind::BrokenPipe {
-                    tracing::error!("answering the switch process: {e}");
+            Origin::Left(estate) => {
+                let Estate { socket, door, memory, switch, history, config, caller, kept } = *estate;
+                let birth = Birth { config, ..job.birth };
+                let parts = switch.ok_or_else(|| io::Error::other("there is no switch process"))?;
+                let session = parts.session;
+                keeper.inherit(kept, Some((session, Stage::Ready)));
+                let mut monitor = make(keeper, birth, socket, door, memory, history, session);
+                let switch = Switch::adopt(parts, &monitor.served)?;
+                monitor.told_ready = true;
+                tracing::info!(version = monitor.version, "this program has the monitor's place");
+                if let Some((caller, words)) = caller {
+                    caller.done(&words);
                 }
-                return;
+                Ok((monitor, Some(switch)))
+            }
+            Origin::Other(mut talk) => {
+                let taking = tokio::task::spawn_blocking(move || talk.take().map(|taken| (talk, taken)));
+                let (talk, (estate, state)) = taking.await.map_err(io::Error::other)??;
+                let Estate { socket, door, memory, mut history, kept, .. } = estate;
+                keeper.inherit(kept, None);
+                history.upgrades += 1;
+                let mut monitor = make(keeper, job.birth, socket, door, memory, history, Session::FIRST);
+                let switch = upgrade::from_another(&mut monitor, talk, state).await?;
+                monitor.told_ready = true;
+                (monitor.notify)("READY=1");
+                Ok((monitor, Some(switch)))
             }
         }
+    }
+
+    /// Starts a switch process; one with a `state` is to take over from another.
+    pub(super) fn start(&mut self, state: Option<OwnedFd>) -> io::Result<Switch> {
+        let life = (self.session.next(), &self.history);
+        Switch::start(&self.birth, &self.served, &self.socket, &self.memory, life, state)
+    }
+
+    /// What there is, for whoever has it next.
+    pub(super) fn left<'a>(&'a self, switch: Option<&'a super::switch::Parts>) -> Left<'a> {
+        Left {
+            socket: &self.socket,
+            door: &self.door,
+            memory: &self.memory,
+            switch,
+            history: &self.history,
+            config: &self.birth.config,
+            caller: None,
+        }
+    }
+
+    /// Waits for the end of a switch process, which comes by itself, by a signal to the monitor, because it hangs, or
+    /// because another one has taken over.
+    async fn watch(&mut self, switch: &mut Switch, knocks: &mut mpsc::Receiver<Knock>) -> io::Result<End> {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut stage = switch.stage.clone();
+        let mut ready = false;
+        if *switch.stage.borrow() >= Stage::Ready {
+            ready = true;
+            switch.expect_life();
+        }
+        loop {
+            tokio::select! {
+                status = switch.process.wait() => return Ok(End::Exited(status?)),
+                () = self.signals.any() => {
+                    // Connect errors are clearer to clients than connections that nobody serves.
+                    self.socket.withdraw();
+                    self.door.withdraw();
+                    (self.notify)("STOPPING=1");
+                    return switch.end(None).await.map(End::Exited);
+                }
+                true = reached(&mut stage, Stage::Ready), if !ready => {
+                    ready = true;
+                    switch.expect_life();
+                    if !std::mem::replace(&mut self.told_ready, true) {
+                        self.socket.publish()?;
+                        (self.notify)("READY=1");
+                    }
+                }
+                _ = looks.tick(), if ready => {
+                    if let Some(thread) = switch.hung(self.served.is_busy()) {
+                        switch.process.kill().await?;
+                        return Ok(End::Hung(thread));
+                    }
+                }
+                Some(knock) = knocks.recv(), if ready => {
+                    let answered = match knock {
+                        Knock::Upgrade(program, caller) => upgrade::become_another(self, switch, program, caller).await?,
+                        Knock::TakeOver(stream) => upgrade::leave_to(self, switch, Talk::with(stream)).await?,
+                    };
+                    match answered {
+                        upgrade::After::Same => switch.expect_life(),
+                        upgrade::After::Ended(status) => return Ok(End::Exited(status)),
+                        upgrade::After::Replaced(new) => return Ok(End::Replaced(new)),
+                        upgrade::After::Left => return Ok(End::Left),
+                    }
+                }
+            }
+        }
+    }
+
+    /// After the end of a switch process that was not told to. True: the monitor was, while it waited to start another.
+    async fn mourn(&mut self, switch: &Switch, text: String) -> io::Result<bool> {
+        let ready = *switch.stage.borrow() >= Stage::Ready;
+        self.served.keeper().end(switch.session);
+        self.history.restarts += 1;
+        if !ready {
+            // What the one before has left may be why.
+            self.memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
+        }
+        let pause = self.pace.pause(Instant::now(), ready);
+        tracing::error!(
+            restarts = self.history.restarts,
+            ports = self.served.keeper().ports(),
+            pause_ms = pause.as_millis() as u64,
+            "{text}; starting another"
+        );
+        self.history.last_end = Some(text);
+        Ok(self.signals.during(pause).await)
     }
 }
 
@@ -251,80 +320,6 @@ impl Signals {
     /// Waits; true if a signal came meanwhile.
     async fn during(&mut self, pause: Duration) -> bool {
         tokio::time::timeout(pause, self.any()).await.is_ok()
-    }
-}
-
-/// Watches one switch process.
-struct Watch<'a, O, H> {
-    heartbeat: Heartbeat,
-    served: &'a Served<O, H>,
-    /// Everything declared is in force.
-    ready: Arc<Notify>,
-    /// Per thread, the last sign of life and when it was seen.
-    seen: [(u64, Instant); Thread::ALL.len()],
-}
-
-impl<O: Opener, H: NodeHost> Watch<'_, O, H> {
-    /// Waits for its end, which comes by itself, by a signal to the monitor, or because it hangs.
-    async fn until_end(
-        mut self,
-        child: &mut Child,
-        signals: &mut Signals,
-        mut on: impl FnMut(Event) -> io::Result<()>,
-    ) -> io::Result<End> {
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut ready = false;
-        loop {
-            tokio::select! {
-                status = child.wait() => return Ok(End::Exited(status?)),
-                () = signals.any() => {
-                    on(Event::Told)?;
-                    return self.end(child).await.map(End::Exited);
-                }
-                () = self.ready.notified(), if !ready => {
-                    ready = true;
-                    self.seen.iter_mut().for_each(|seen| seen.1 = Instant::now());
-                    on(Event::Ready)?;
-                }
-                _ = looks.tick(), if ready => {
-                    if let Some(thread) = self.hung() {
-                        child.start_kill()?;
-                        child.wait().await?;
-                        return Ok(End::Hung(thread));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The thread that has given no sign of life for too long.
-    fn hung(&mut self) -> Option<Thread> {
-        let beats = self.heartbeat.read().ok()?;
-        let now = Instant::now();
-        for ((thread, beat), seen) in Thread::ALL.into_iter().zip(beats).zip(&mut self.seen) {
-            let waits_for_us = thread == Thread::Control && self.served.busy.load(Ordering::Relaxed);
-            if seen.0 != beat || waits_for_us {
-                *seen = (beat, now);
-            } else if now - seen.1 >= thread.patience() {
-                return Some(thread);
-            }
-        }
-        None
-    }
-
-    async fn end(&self, child: &mut Child) -> io::Result<ExitStatus> {
-        if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        match tokio::time::timeout(END, child.wait()).await {
-            Ok(status) => status,
-            Err(_) => {
-                tracing::warn!("the switch process did not end within {END:?} and is killed");
-                child.start_kill()?;
-                child.wait().await
-            }
-        }
     }
 }
 

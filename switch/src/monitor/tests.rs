@@ -8,12 +8,14 @@ use packet::MacAddr;
 
 use super::channel::Channel;
 use super::client::Client;
-use super::keeper::{Keeper, Stage};
+use super::keeper::{Keeper, Session, Stage};
 use super::message::{Reply, Request};
 use crate::control::refusal;
 use crate::control::testing::FakeOpener;
 use crate::io::{NetnsRef, OpenError, Opener, PortHealth, PortSpec};
 use crate::node::{MemoryHost, NodeError, NodeHost, NodePlan};
+
+const SESSION: Session = Session::FIRST;
 
 type Fake = Keeper<FakeOpener, MemoryHost>;
 
@@ -36,12 +38,12 @@ fn spec(name: &str) -> PortSpec {
 
 /// A switch process's connection; the keeper comes back when it is closed.
 fn connect(mut keeper: Fake) -> (Client, JoinHandle<Fake>) {
-    keeper.begin();
+    keeper.begin(SESSION);
     let (ours, theirs) = Channel::pair().unwrap();
     let serving = std::thread::spawn(move || {
         let mut channel = Channel::new(ours);
         while let Ok((request, _)) = channel.recv::<Request>() {
-            let (reply, fd) = keeper.answer(request);
+            let (reply, fd) = keeper.answer(SESSION, request);
             channel.send(&reply, fd.as_ref().map(std::os::fd::AsFd::as_fd)).unwrap();
         }
         keeper
@@ -68,7 +70,7 @@ fn a_new_switch_process_is_given_the_ports_of_the_one_before() {
     client.ready().unwrap();
     drop(client);
     let keeper = serving.join().unwrap();
-    assert_eq!((keeper.ports(), keeper.stage()), (2, Stage::Ready));
+    assert_eq!((keeper.ports(), keeper.stage(SESSION)), (2, Stage::Ready));
     assert_eq!(calls(&opener), ["open a", "open b"]);
 
     let (mut client, serving) = connect(keeper);
@@ -186,5 +188,42 @@ fn the_node_is_set_up_by_the_monitor() {
 #[test]
 fn another_protocol_is_refused() {
     let (_, _, mut keeper) = fake();
-    assert!(matches!(keeper.answer(Request::Hello(0)).0, Reply::Refused(r) if r.text.contains("protocol")));
+    assert!(
+        matches!(keeper.answer(SESSION, Request::Hello(0)).0, Reply::Refused(r) if r.text.contains("protocol"))
+    );
+}
+
+#[test]
+fn two_switch_processes_may_have_the_same_ports() {
+    let (opener, _, mut keeper) = fake();
+    let (old, new) = (SESSION, SESSION.next());
+    let open = |spec: PortSpec| Request::OpenPort(Box::new(spec));
+    keeper.begin(old);
+    assert!(matches!(keeper.answer(old, open(spec("a"))), (Reply::Port(_), Some(_))));
+    keeper.answer(old, Request::Ready);
+    calls(&opener);
+
+    // The one that is to take over is given the same, and what was missing.
+    keeper.begin(new);
+    assert!(matches!(keeper.answer(new, open(spec("a"))), (Reply::Port(facts), Some(_)) if facts.adopted));
+    assert!(matches!(keeper.answer(new, open(spec("b"))), (Reply::Port(_), Some(_))));
+    // What the other forwards with stays as it is, until that has ended.
+    let other = PortSpec { mtu: 1400, ..spec("a") };
+    assert!(matches!(keeper.answer(new, open(other.clone())).0, Reply::Refused(_)));
+    keeper.answer(new, Request::Prepared);
+    assert_eq!((keeper.stage(old), keeper.stage(new)), (Stage::Ready, Stage::Prepared));
+    assert_eq!(calls(&opener), ["open b"]);
+
+    // It fails: what only it had is gone.
+    keeper.end_successor(old);
+    assert_eq!((keeper.ports(), calls(&opener)), (1, vec!["close b".to_owned()]));
+
+    // Another one takes over, and is as free as any.
+    keeper.begin(new);
+    keeper.answer(new, open(spec("a")));
+    keeper.answer(new, Request::Prepared);
+    keeper.end(old);
+    keeper.answer(new, Request::Ready);
+    assert!(matches!(keeper.answer(new, open(other)), (Reply::Port(facts), Some(_)) if !facts.adopted));
+    assert_eq!(calls(&opener), ["close a", "open a"]);
 }

@@ -204,6 +204,8 @@ const CONTROL: &[Call] = &[
     any(libc::SYS_ftruncate),
     any(libc::SYS_getdents64),
     any(libc::SYS_fsync),
+    // The lock of the state directory changes hands in an upgrade.
+    any(libc::SYS_flock),
     any(libc::SYS_renameat),
     any(libc::SYS_linkat),
     any(libc::SYS_unlinkat),

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctl::desired::{check, text};
 use ipnet::IpNet;
 
-use crate::{cni, document, drops, fdb, generate, neigh, network, peer, port, route, status, trace};
+use crate::{cni, document, drops, fdb, generate, neigh, network, peer, port, route, status, trace, upgrade};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -105,6 +105,8 @@ pub enum Noun {
     Export,
     /// Wait until the data path runs with a generation
     Wait(status::WaitArgs),
+    /// Have another version of the daemon take over, without a frame lost; the old one goes on if that fails
+    Upgrade(upgrade::Args),
     /// The CNI plugin on this node
     Cni {
         #[command(subcommand)]

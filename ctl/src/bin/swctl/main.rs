@@ -28,6 +28,7 @@ mod route;
 mod stats;
 mod status;
 mod trace;
+mod upgrade;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -70,6 +71,7 @@ fn run(noun: Noun, context: &mut Context) -> Done {
         Noun::Apply(args) => document::apply(&args, context),
         Noun::Export => document::export(context),
         Noun::Wait(args) => status::wait(&args, context),
+        Noun::Upgrade(args) => upgrade::upgrade(args, context),
         Noun::Cni { verb } => cni::run(verb.unwrap_or_default(), context),
         Noun::Completion(args) => generate::completion(&args, context),
         Noun::Man(args) => generate::man(&args),

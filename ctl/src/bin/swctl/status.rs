@@ -49,6 +49,7 @@ struct Offload {
 struct Monitor {
     pid: u32,
     restarts: u64,
+    upgrades: u64,
     last_end: String,
 }
 
@@ -89,7 +90,12 @@ impl From<proto::Status> for View {
             peers_down: s.peers_down,
             offload: Offload { tap: o.tap, udp_gso_segments: o.udp_gso_segments, udp_gro: o.udp_gro },
             sandbox: s.sandbox.into_iter().map(measure).collect(),
-            monitor: s.monitor.map(|m| Monitor { pid: m.pid, restarts: m.restarts, last_end: m.last_end }),
+            monitor: s.monitor.map(|m| Monitor {
+                pid: m.pid,
+                restarts: m.restarts,
+                upgrades: m.upgrades,
+                last_end: m.last_end,
+            }),
             ledger: l.into(),
             degraded: s.degraded.into_iter().map(degraded).collect(),
         }
@@ -146,9 +152,13 @@ fn table(v: &View, context: &mut Context) -> std::io::Result<()> {
 fn monitor(monitor: Option<&Monitor>) -> String {
     match monitor {
         None => "none: pods lose their links with this process".to_owned(),
-        Some(Monitor { pid, restarts: 0, .. }) => format!("pid {pid}, no restarts"),
-        Some(Monitor { pid, restarts, last_end }) => {
-            format!("pid {pid}, restarts {restarts}, last: {last_end}")
+        Some(Monitor { pid, restarts, upgrades, last_end }) => {
+            let restarts = match restarts {
+                0 => "no restarts".to_owned(),
+                _ => format!("restarts {restarts}, last: {last_end}"),
+            };
+            let upgrades = if *upgrades == 0 { String::new() } else { format!(", upgrades {upgrades}") };
+            format!("pid {pid}{upgrades}, {restarts}")
         }
     }
 }

@@ -8,6 +8,8 @@ mod means;
 mod monitor_process;
 mod options;
 mod ready;
+mod serving;
+mod state_dir;
 mod switch_process;
 
 use std::io::Write as _;
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use switch::monitor::Inherited;
+use switch::monitor::{Inherited, succession};
 
 use account::Account;
 use options::{Cli, Options};
@@ -38,22 +40,29 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode, Failure> {
     // First of all: descriptors are known by their numbers.
     let inherited = Inherited::take()?;
+    let left = succession::inherit()?;
     let cli = Cli::parse();
     let mut config = String::new();
     let options = match &cli.config {
         Some(path) => {
-            config = match &inherited {
-                Some(inherited) => inherited.config.clone(),
-                None => Options::read(path)?,
+            // What a daemon was started with holds for its life.
+            config = match (&inherited, &left) {
+                (Some(inherited), _) => inherited.config.clone(),
+                (None, Some(left)) => left.config.clone(),
+                (None, None) => Options::read(path)?,
             };
             cli.options.or(Options::parse(path, &config)?)
         }
         None => cli.options,
     };
+    if inherited.is_none() && left.is_none() && succession::rehearsal()? {
+        writeln!(std::io::stdout().lock(), "{}", succession::greeting(env!("CARGO_PKG_VERSION")))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     start_log(options.log_level.as_deref().unwrap_or("info"))?;
     raise_nofile();
     match inherited {
-        None if options.monitor != Some(false) => monitor_process::run(&options, config),
+        None if options.monitor != Some(false) => monitor_process::run(&options, config, left),
         inherited => switch_process::run(options, inherited).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -1,6 +1,7 @@
 //! By what things are done that need privilege: here and now in one process for all, or by the monitor.
 
-use std::os::unix::net::UnixListener;
+use std::fs::File;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use switch::control::Monitored;
 use switch::control::memory_file::MemoryFile;
@@ -23,6 +24,12 @@ pub struct Means {
     pub memory: Option<MemoryFile>,
     /// Who has started this process.
     pub monitored: Option<Monitored>,
+    /// The monitor's orders.
+    pub orders: Option<UnixStream>,
+    /// See [`Serving::outbox`](super::serving::Serving::outbox).
+    pub outbox: Option<File>,
+    /// What is declared, where another process forwards that this one is to take over from.
+    pub state: Option<Vec<u8>>,
     /// What this process has given up.
     pub sandbox: Level,
 }
@@ -41,12 +48,15 @@ impl Means {
                 heartbeat: None,
                 memory: None,
                 monitored: None,
+                orders: None,
+                outbox: None,
+                state: None,
                 sandbox: Level::default(),
             });
         };
-        if let Some(end) = &inherited.last_end {
+        if let Some(end) = inherited.history.last_end.as_ref().filter(|_| inherited.state.is_none()) {
             tracing::warn!(
-                restarts = inherited.restarts,
+                restarts = inherited.history.restarts,
                 "this switch process takes the place of another: {end}"
             );
         }
@@ -68,11 +78,10 @@ impl Means {
             client: Some(client),
             heartbeat: Some(inherited.heartbeat),
             memory: Some(MemoryFile::from_fd(inherited.memory)),
-            monitored: Some(Monitored {
-                pid: inherited.monitor,
-                restarts: inherited.restarts,
-                last_end: inherited.last_end,
-            }),
+            monitored: Some(Monitored { pid: inherited.monitor, history: inherited.history }),
+            orders: Some(inherited.orders),
+            outbox: Some(inherited.outbox),
+            state: inherited.state,
             sandbox,
         })
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use switch::control::server::Socket;
 use switch::io::HostOpener;
 use switch::monitor::child::Birth;
-use switch::monitor::{self, Job};
+use switch::monitor::{self, Estate, Job, Origin, Talk};
 use switch::node::NftHost;
 
 use super::account::Account;
@@ -17,9 +17,9 @@ use super::{Failure, about_socket, account, nft_table, own_directories, ready, s
 /// How long the switch process of a monitor that was killed may take to end.
 const LEFTOVER: Duration = Duration::from_secs(3);
 
-/// Runs until the switch process has ended for good; `config` is the content of the configuration file. The exit code is that of the last one.
-pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
-    let path = socket_path(options);
+/// Runs until the switch process has ended for good; `config` is the content of the configuration file, `left` what the
+/// program before this one has left. The exit code is that of the last switch process.
+pub fn run(options: &Options, config: String, left: Option<Estate>) -> Result<ExitCode, Failure> {
     let (account, kept) = account(options)?;
     if let Some(why) = kept {
         tracing::warn!("the switch process keeps its user: {why}; use a directory that others may pass");
@@ -27,6 +27,10 @@ pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
     for dir in own_directories(options) {
         Account::own(account, &dir, 0o700).map_err(|e| format!("directory {}: {e}", dir.display()))?;
     }
+    let origin = match left {
+        Some(estate) => Origin::Left(Box::new(estate)),
+        None => origin(options)?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let job = Job {
         // By its descriptor, so that a restart is not an upgrade by accident.
@@ -37,10 +41,26 @@ pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
         },
         opener: HostOpener,
         host: NftHost::new(nft_table(options))?,
-        socket: patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?,
         notify: ready::tell,
+        version: env!("CARGO_PKG_VERSION"),
+        origin,
     };
     Ok(runtime.block_on(monitor::run(job))?.into())
+}
+
+/// With what a monitor begins that was started.
+fn origin(options: &Options) -> Result<Origin, Failure> {
+    let path = socket_path(options);
+    let door = ctl::upgrade::door(&path);
+    let about_door = |e: io::Error| format!("the monitor's socket {}: {e}", door.display());
+    if options.take_over == Some(true)
+        && let Some(talk) = Talk::ask(&door).map_err(about_door)?
+    {
+        return Ok(Origin::Other(talk));
+    }
+    let socket = patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?;
+    let own = patiently(|| Socket::prepare_private(&door)).map_err(about_door)?;
+    Ok(Origin::Nothing(Box::new([socket, own])))
 }
 
 /// Tries for a while: the switch process of a monitor that was killed ends with it, but takes a moment.

@@ -60,6 +60,10 @@ pub struct Options {
     /// ends unasked; pods keep their links meanwhile. `false`: one process for all [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub monitor: Option<bool>,
+    /// Take over from the daemon that serves the socket now, without a gap, as a new container does from an old one;
+    /// where there is none, start as usual. It ends when this one forwards
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub take_over: Option<bool>,
     /// Whom the switch process runs as: a name in /etc/passwd, UID or UID:GID [default: swd, or 65521]
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
@@ -123,6 +127,7 @@ impl Options {
             mtu: self.mtu.or(other.mtu),
             nft_table: self.nft_table.or(other.nft_table),
             monitor: self.monitor.or(other.monitor),
+            take_over: self.take_over.or(other.take_over),
             user: self.user.or(other.user),
             log_level: self.log_level.or(other.log_level),
             plan: self.plan.or(other.plan),

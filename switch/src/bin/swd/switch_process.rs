@@ -13,28 +13,27 @@ use std::time::{Duration, Instant};
 use ctl::tombstone;
 use switch::control::fs::RealFs;
 use switch::control::program::{ProgramError, TapProgram};
-use switch::control::server::{self, Socket};
+use switch::control::server::Socket;
 use switch::control::{Control, Settings, Store, Underlay, plan, state};
 use switch::datapath::Config;
 use switch::io::Opener as _;
 use switch::monitor::heartbeat::{EVERY, Pulse, Thread};
+use switch::monitor::orders::Orders;
 use switch::monitor::{Client, Inherited};
 use switch::sandbox::{self, Measure, ThreadKind};
 use switch::worker::{self, WorkerConfig};
-use tokio::signal::unix::{SignalKind, signal};
 use tunnel::Encap;
 use tunnel::underlay::{PeerAddr, Stock, TxOptions, UdpRx, UdpTx, UnderlayTx as _, spares};
 
 use super::means::Means;
 use super::options::Options;
+use super::serving::{End, Serving, Signals};
+use super::state_dir::StateDir;
 use super::{Failure, about_socket, ready, socket_path, state_dir};
 
 const FDB_LIMIT: u32 = 65_536;
 /// Sockets to send from that are at hand beside one for each peer.
 const SPARE_SOCKETS: usize = 16;
-/// How long the switch process of another monitor, which was killed, may take to end.
-const LEFTOVER: Duration = Duration::from_secs(3);
-
 /// Sockets that the worker sends from. Their buffers take a privilege that this process does not have.
 struct Sending {
     client: Client,
@@ -84,20 +83,18 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
     let host_name = host_name();
     let mut means = Means::new(&options, inherited)?;
     let state_dir = state_dir(&options);
-    let about_dir = |e: std::io::Error| format!("state directory {}: {e}", state_dir.display());
-    let fs = RealFs::open(&state_dir).map_err(about_dir)?;
-    // One that was killed is gone, the monitor has waited for it; but not if that was killed with it.
-    let mut lock = fs.lock(state::LOCK).map_err(about_dir)?;
-    let limit = Instant::now() + LEFTOVER;
-    while lock.is_none() && means.client.is_some() && Instant::now() < limit {
-        std::thread::sleep(Duration::from_millis(20));
-        lock = fs.lock(state::LOCK).map_err(about_dir)?;
-    }
-    let Some(_lock) = lock else {
-        return Err(format!("another swd uses the state directory {}", state_dir.display()).into());
-    };
+    let mut dir = StateDir::open(&state_dir)?;
+    let fs = RealFs::open(&state_dir).map_err(|e| format!("state directory {}: {e}", state_dir.display()))?;
     let mut store = Store::new(Box::new(fs));
-    let mut loaded = store.load().map_err(|e| format!("{}: {e}", state_dir.display()))?;
+    let standby = means.state.is_some();
+    let mut loaded = match means.state.take() {
+        // Whoever forwards has the directory, and this is what it has in force.
+        Some(text) => state::handed(&text).map_err(|e| format!("the state that was handed over: {e}"))?,
+        None => {
+            dir.claim(means.client.is_some())?;
+            store.load().map_err(|e| format!("{}: {e}", state_dir.display()))?
+        }
+    };
 
     let ports = (options.vxlan_port.unwrap_or(4789), options.geneve_port.unwrap_or(6081));
     if ports.0 == ports.1 {
@@ -136,7 +133,8 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         monitor: means.monitored.take(),
         tombstones: Some(tombstone::directory(&socket_path)),
     };
-    if let Some(plan) = options.plan {
+    // A plan is for the start of a daemon, not of a process.
+    if let Some(plan) = options.plan.filter(|_| !standby) {
         loaded = plan::adopt(&settings, &mut store, loaded, plan).map_err(|e| format!("plan: {e}"))?;
     }
     tracing::info!(
@@ -145,12 +143,13 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         underlay = ?settings.underlay,
         generation = loaded.generation,
         ports = loaded.desired.ports.len(),
+        standby,
         "starting"
     );
     let datapath = Config { fdb_capacity: options.fdb_limit.unwrap_or(FDB_LIMIT) as usize, seed: random() };
     let restrict = means.client.is_some();
     let pulse = means.pulse(Thread::Worker)?;
-    let worker = worker::spawn(WorkerConfig { datapath, rx, tx, pulse, restrict })?;
+    let worker = worker::spawn(WorkerConfig { datapath, rx, tx, pulse, restrict, held: standby })?;
     settings.sandbox.extend(worker.measures().iter().cloned());
     let program = TapProgram(move |command| worker.send(command).map_err(|_| ProgramError::Gone));
 
@@ -172,46 +171,45 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
             tokio::spawn(sockets.keep_filled());
         }
         // Signals are caught before anything has to be cleaned up.
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let control = Control::start(
-            settings,
-            store,
-            loaded,
-            means.opener,
-            means.host,
-            Box::new(program),
-            means.memory,
-        )?;
-        let socket = match means.listener {
-            Some(listener) => Socket::inherited(listener),
-            None => Socket::bind(&socket_path).map_err(|e| about_socket(&socket_path, &e))?,
+        let signals = Signals::catch()?;
+        let orders = means.orders.map(Orders::listen).transpose()?;
+        let make = if standby { Control::stand_by } else { Control::start };
+        let control =
+            make(settings, store, loaded, means.opener, means.host, Box::new(program), means.memory)?;
+        let mut serving = Serving {
+            control: control.clone(),
+            dir,
+            signals,
+            client: means.client.clone(),
+            orders,
+            outbox: means.outbox,
         };
-        tracing::info!(socket = %socket_path.display(), "ready");
-        match &means.client {
-            Some(client) => client.ready()?,
-            None => ready::tell("READY=1"),
-        }
-        let client = means.client.clone();
-        let stop = async move {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            tracing::info!("stopping: {name}");
-            match client.map(|client| client.stopping()) {
-                None => ready::tell("STOPPING=1"),
-                Some(Ok(())) => {}
-                Some(Err(e)) => tracing::warn!("telling the monitor: {e}"),
+        let over = if standby { serving.take_over().await? } else { None };
+        let ended = match over {
+            Some(end) => Ok(end),
+            None => {
+                let sockets = || match &means.listener {
+                    Some(listener) => Ok(Socket::inherited(listener.try_clone()?)),
+                    None => Ok(Socket::bind(&socket_path).map_err(|e| about_socket(&socket_path, &e))?),
+                };
+                serving
+                    .run(sockets, |client| {
+                        tracing::info!(socket = %socket_path.display(), "ready");
+                        match client {
+                            Some(client) => client.ready(),
+                            None => {
+                                ready::tell("READY=1");
+                                Ok(())
+                            }
+                        }
+                    })
+                    .await
             }
         };
-        let ended: Result<(), Failure> = tokio::select! {
-            served = server::serve(control.clone(), socket, stop) => served.map_err(Into::into),
-            // Without a worker nothing is forwarded: somebody must start us anew.
-            gone = control.run() => Err(gone.into()),
-        };
-        control.stop().await;
-        ended
+        if !matches!(ended, Ok(End::Replaced)) {
+            control.stop().await;
+        }
+        ended.map(drop)
     })
 }
 

@@ -140,8 +140,9 @@ fn describe(core: &Core) -> proto::Status {
         sandbox: settings.sandbox.measures.iter().map(measure).collect(),
         monitor: settings.monitor.as_ref().map(|m| proto::MonitorInfo {
             pid: m.pid,
-            restarts: m.restarts,
-            last_end: m.last_end.clone().unwrap_or_default(),
+            restarts: m.history.restarts,
+            last_end: m.history.last_end.clone().unwrap_or_default(),
+            upgrades: m.history.upgrades,
         }),
     }
 }
