@@ -72,7 +72,10 @@ impl Birth {
     ) -> io::Result<tokio::process::Child> {
         let mut command = std::process::Command::new(&self.program);
         command.arg0(NAME).args(&self.args).env(MONITOR, std::process::id().to_string());
-        command.env(RESTARTS, restarts.to_string()).env_remove("NOTIFY_SOCKET");
+        command.env(RESTARTS, restarts.to_string());
+        for word in crate::notify::WORDS {
+            command.env_remove(word);
+        }
         match last_end {
             Some(text) => command.env(LAST_END, text),
             None => command.env_remove(LAST_END),

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use super::message::{PROTOCOL, PortFacts, Refused, Reply, Request};
+use super::store::{Returned, Store};
 use crate::control::refusal;
 use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec};
 use crate::node::{NodeError, NodeHost};
@@ -30,12 +31,22 @@ struct Kept {
     fd: OwnedFd,
     /// Has this switch process asked for it?
     asked: bool,
+    /// By which the store knows it.
+    stored: Option<String>,
 }
 
 impl Kept {
     fn place(&self) -> PortPlace {
         PortPlace { netns_id: self.facts.netns_id, ifindex: self.facts.ifindex }
     }
+}
+
+struct Bound {
+    fd: OwnedFd,
+    /// Has this switch process asked for it?
+    asked: bool,
+    /// By which the store knows it.
+    stored: Option<String>,
 }
 
 /// What the switch process has said about itself.
@@ -55,20 +66,40 @@ pub struct Keeper<O, H> {
     opener: O,
     host: H,
     ports: HashMap<Key, Kept>,
-    sockets: HashMap<(IpAddr, u16), OwnedFd>,
+    sockets: HashMap<(IpAddr, u16), Bound>,
+    /// Holds a copy of all that.
+    store: Store,
     stage: Stage,
 }
 
 impl<O: Opener, H: NodeHost> Keeper<O, H> {
     /// One that keeps nothing yet.
     pub fn new(opener: O, host: H) -> Self {
-        Self { opener, host, ports: HashMap::new(), sockets: HashMap::new(), stage: Stage::Starting }
+        let (ports, sockets, store) = (HashMap::new(), HashMap::new(), Store::default());
+        Self { opener, host, ports, sockets, store, stage: Stage::Starting }
+    }
+
+    /// Deposits from now on what it keeps, and keeps what came back.
+    #[must_use]
+    pub fn with_store(mut self, store: Store, returned: &mut Returned) -> Self {
+        self.store = store;
+        for socket in returned.underlay.drain(..) {
+            let bound = Bound { fd: socket.fd, asked: false, stored: Some(socket.name) };
+            self.sockets.insert(socket.at, bound);
+        }
+        for port in returned.ports.drain(..) {
+            let stored = Some(port.name);
+            let kept = Kept { spec: port.spec, facts: port.facts, fd: port.tap, asked: false, stored };
+            self.ports.insert(key(&kept.spec), kept);
+        }
+        self
     }
 
     /// A new switch process begins, and has asked for nothing.
     pub fn begin(&mut self) {
         self.stage = Stage::Starting;
         self.ports.values_mut().for_each(|kept| kept.asked = false);
+        self.sockets.values_mut().for_each(|bound| bound.asked = false);
     }
 
     /// How far the switch process is.
@@ -108,6 +139,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                     && let Some(kept) = self.ports.get_mut(&key(&spec)).filter(|kept| kept.place() == place)
                 {
                     kept.spec = *spec;
+                    self.store.forget(kept.stored.as_deref());
+                    kept.stored = self.store.keep_port(&kept.spec, &kept.facts, &kept.fd);
                 }
                 done(restored)
             }
@@ -163,7 +196,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         let facts = PortFacts { ifindex, netns_id, identity, offloads, gso_max_size, adopted };
         match fd.try_clone() {
             Ok(copy) => {
-                let kept = Kept { spec, facts: facts.clone(), fd, asked: true };
+                let stored = self.store.keep_port(&spec, &facts, &fd);
+                let kept = Kept { spec, facts: facts.clone(), fd, asked: true, stored };
                 self.ports.insert(key, kept);
                 (Reply::Port(facts), Some(copy))
             }
@@ -172,8 +206,10 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     }
 
     fn bind(&mut self, addr: IpAddr, port: u16) -> Answer {
-        let kept = self.sockets.get(&(addr, port)).map(OwnedFd::try_clone);
-        if let Some(Ok(fd)) = kept {
+        if let Some(bound) = self.sockets.get_mut(&(addr, port))
+            && let Ok(fd) = bound.fd.try_clone()
+        {
+            bound.asked = true;
             return (Reply::Socket, Some(fd));
         }
         let bound = match self.opener.bind_underlay(addr, port) {
@@ -184,7 +220,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             Ok(copy) => {
                 // Port 0 is a new one each time.
                 if port != 0 {
-                    self.sockets.insert((addr, port), bound);
+                    let stored = self.store.keep_underlay(&bound);
+                    self.sockets.insert((addr, port), Bound { fd: bound, asked: true, stored });
                 }
                 (Reply::Socket, Some(copy))
             }
@@ -195,8 +232,10 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     /// Lets go of a port that the switch closes.
     fn forget(&mut self, spec: &PortSpec, place: PortPlace) {
         let key = key(spec);
-        if self.ports.get(&key).is_some_and(|kept| kept.place() == place) {
-            self.ports.remove(&key);
+        if self.ports.get(&key).is_some_and(|kept| kept.place() == place)
+            && let Some(kept) = self.ports.remove(&key)
+        {
+            self.store.forget(kept.stored.as_deref());
         }
     }
 
@@ -204,6 +243,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     fn remove(&mut self, key: &Key) {
         if let Some(kept) = self.ports.remove(key) {
             let place = kept.place();
+            self.store.forget(kept.stored.as_deref());
             drop(kept.fd);
             if let Err(e) = self.opener.close_port(&kept.spec, place) {
                 tracing::warn!(ifname = kept.spec.ifname, netns = %kept.spec.netns, "removing a device: {e}");
@@ -212,8 +252,15 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     }
 
     /// Removes what the switch process has not asked for by the time it was ready: ports that were deleted just
-    /// before the one before it ended.
+    /// before the one before it ended, sockets of an underlay that was configured before.
     fn sweep(&mut self) {
+        let Self { sockets, store, .. } = self;
+        sockets.retain(|_, bound| {
+            if !bound.asked {
+                store.forget(bound.stored.as_deref());
+            }
+            bound.asked
+        });
         let left: Vec<Key> =
             self.ports.iter().filter(|(_, kept)| !kept.asked).map(|(key, _)| key.clone()).collect();
         for key in left {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ use super::heartbeat::{Heartbeat, Thread};
 use super::keeper::{Keeper, Stage};
 use super::message::Request;
 use super::pace::Pace;
+use super::store::{Returned, Store};
+use super::watchdog::{Work, keep_alive};
 use crate::control::server::Socket;
 use crate::io::Opener;
 use crate::node::NodeHost;
@@ -45,6 +47,12 @@ pub struct Job<O, H> {
     pub socket: Socket,
     /// Tells the service manager.
     pub notify: fn(&str),
+    /// How often that wants to hear from us.
+    pub watchdog: Option<Duration>,
+    /// What it had kept for us, and where more goes.
+    pub returned: Returned,
+    /// Where descriptors are deposited.
+    pub store: Store,
 }
 
 /// What happens in the life of a switch process.
@@ -70,12 +78,18 @@ where
     O: Opener + Send + 'static,
     H: NodeHost + Send + 'static,
 {
-    let Job { birth, opener, host, mut socket, notify } = job;
-    let mut memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
+    let Job { birth, opener, host, mut socket, notify, watchdog, mut returned, store } = job;
+    let mut memory = match returned.memory.take() {
+        Some(memory) => memory,
+        None => new_memory(&store)?,
+    };
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut signals = Signals { terminate, interrupt, told: false };
-    let served =
-        Arc::new(Served { keeper: Mutex::new(Keeper::new(opener, host)), busy: AtomicBool::new(false) });
+    let keeper = Keeper::new(opener, host).with_store(store.clone(), &mut returned);
+    let served = Arc::new(Served { keeper: Mutex::new(keeper), work: Arc::default() });
+    let started = Arc::new(AtomicU64::new(0));
+    let status = status(served.clone(), started.clone());
+    tokio::spawn(keep_alive(served.work.clone(), watchdog, notify, status));
     let mut restarts = 0;
     let mut last_end: Option<String> = None;
     let mut pace = Pace::new(Instant::now());
@@ -101,6 +115,7 @@ where
                 match event {
                     Event::Ready if first => {
                         socket.publish()?;
+                        store.keep_listener(&socket.listener()?, socket.id());
                         told_ready = true;
                         notify("READY=1");
                     }
@@ -133,9 +148,10 @@ where
             }
         };
         restarts += 1;
+        started.store(restarts, Ordering::Relaxed);
         if stage < Stage::Ready {
             // What the one before has left may be why.
-            memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
+            memory = new_memory(&store)?;
         }
         let pause = pace.pause(Instant::now(), stage >= Stage::Ready);
         let kept = served.keeper().ports();
@@ -149,6 +165,23 @@ where
         if signals.during(pause).await {
             return Ok(0);
         }
+    }
+}
+
+fn new_memory(store: &Store) -> io::Result<OwnedFd> {
+    let memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
+    store.keep_memory(&memory);
+    Ok(memory)
+}
+
+/// What the service manager shows of us; no answer while the keeper has its hands full.
+fn status<O: Opener, H: NodeHost>(
+    served: Arc<Served<O, H>>,
+    restarts: Arc<AtomicU64>,
+) -> impl Fn() -> Option<String> {
+    move || {
+        let ports = served.keeper.try_lock().ok()?.ports();
+        Some(format!("{ports} ports, {} restarts of the switch process", restarts.load(Ordering::Relaxed)))
     }
 }
 
@@ -191,8 +224,8 @@ where
 /// Shared with the thread that answers.
 struct Served<O, H> {
     keeper: Mutex<Keeper<O, H>>,
-    /// Something is being done for the switch process, whose control thread waits for it.
-    busy: AtomicBool,
+    /// What is being done for the switch process, whose control thread waits for it.
+    work: Arc<Work>,
 }
 
 impl<O: Opener, H: NodeHost> Served<O, H> {
@@ -216,13 +249,13 @@ impl<O: Opener, H: NodeHost> Served<O, H> {
                     return;
                 }
             };
-            self.busy.store(true, Ordering::Relaxed);
+            self.work.begins();
             let is_ready = request == Request::Ready;
             let (reply, fd) = self.keeper().answer(request);
             if is_ready {
                 ready.notify_one();
             }
-            self.busy.store(false, Ordering::Relaxed);
+            self.work.ends();
             if let Err(e) = channel.send(&reply, fd.as_ref().map(std::os::fd::AsFd::as_fd)) {
                 if e.kind() != io::ErrorKind::BrokenPipe {
                     tracing::error!("answering the switch process: {e}");
@@ -303,7 +336,7 @@ impl<O: Opener, H: NodeHost> Watch<'_, O, H> {
         let beats = self.heartbeat.read().ok()?;
         let now = Instant::now();
         for ((thread, beat), seen) in Thread::ALL.into_iter().zip(beats).zip(&mut self.seen) {
-            let waits_for_us = thread == Thread::Control && self.served.busy.load(Ordering::Relaxed);
+            let waits_for_us = thread == Thread::Control && self.served.work.busy();
             if seen.0 != beat || waits_for_us {
                 *seen = (beat, now);
             } else if now - seen.1 >= thread.patience() {

@@ -17,7 +17,7 @@ use crate::node::{MemoryHost, NodeError, NodeHost, NodePlan};
 
 type Fake = Keeper<FakeOpener, MemoryHost>;
 
-fn spec(name: &str) -> PortSpec {
+pub(super) fn spec(name: &str) -> PortSpec {
     PortSpec {
         netns: NetnsRef::Name(name.into()),
         identity: None,

@@ -7,7 +7,6 @@ mod account;
 mod means;
 mod monitor_process;
 mod options;
-mod ready;
 mod switch_process;
 
 use std::io::Write as _;

@@ -7,18 +7,21 @@ use std::time::{Duration, Instant};
 use switch::control::server::Socket;
 use switch::io::HostOpener;
 use switch::monitor::child::Birth;
-use switch::monitor::{self, Job};
+use switch::monitor::{self, Job, Returned, Store};
 use switch::node::NftHost;
+use switch::notify::{self, Notifier};
 
 use super::account::Account;
 use super::options::Options;
-use super::{Failure, about_socket, account, nft_table, own_directories, ready, socket_path};
+use super::{Failure, about_socket, account, nft_table, own_directories, socket_path};
 
 /// How long the switch process of a monitor that was killed may take to end.
 const LEFTOVER: Duration = Duration::from_secs(3);
 
 /// Runs until the switch process has ended for good; `config` is the content of the configuration file. The exit code is that of the last one.
 pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
+    // First of all: descriptors are known by their numbers.
+    let (store, mut returned) = kept_by_the_service_manager()?;
     let path = socket_path(options);
     let (account, kept) = account(options)?;
     if let Some(why) = kept {
@@ -27,6 +30,11 @@ pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
     for dir in own_directories(options) {
         Account::own(account, &dir, 0o700).map_err(|e| format!("directory {}: {e}", dir.display()))?;
     }
+    let listener = returned.listener.take();
+    let socket = match listener.and_then(|(listener, id)| Socket::returned(listener, &path, id)) {
+        Some(socket) => socket,
+        None => patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let job = Job {
         // By its descriptor, so that a restart is not an upgrade by accident.
@@ -37,10 +45,33 @@ pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
         },
         opener: HostOpener,
         host: NftHost::new(nft_table(options))?,
-        socket: patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?,
-        notify: ready::tell,
+        socket,
+        notify: notify::tell,
+        watchdog: notify::watchdog(),
+        returned,
+        store,
     };
     Ok(runtime.block_on(monitor::run(job))?.into())
+}
+
+/// Where descriptors go, and those that have come back.
+fn kept_by_the_service_manager() -> io::Result<(Store, Returned)> {
+    let returned = Returned::sort(notify::take_descriptors()?);
+    let store = match Notifier::from_env()? {
+        Some(manager) => Store::new(manager, returned.next),
+        None => Store::default(),
+    };
+    returned.refused.iter().for_each(|name| store.forget(Some(name)));
+    let (ports, sockets) = (returned.ports.len(), returned.underlay.len());
+    if ports + sockets > 0 || returned.memory.is_some() {
+        tracing::info!(
+            ports,
+            sockets,
+            memory = returned.memory.is_some(),
+            "taken back from the service manager"
+        );
+    }
+    Ok((store, returned))
 }
 
 /// Tries for a while: the switch process of a monitor that was killed ends with it, but takes a moment.

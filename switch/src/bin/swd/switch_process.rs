@@ -8,6 +8,7 @@
 
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ctl::tombstone;
@@ -18,7 +19,9 @@ use switch::control::{Control, Settings, Store, Underlay, plan, state};
 use switch::datapath::Config;
 use switch::io::Opener as _;
 use switch::monitor::heartbeat::{EVERY, Pulse, Thread};
+use switch::monitor::watchdog::keep_alive;
 use switch::monitor::{Client, Inherited};
+use switch::notify;
 use switch::sandbox::{self, Measure, ThreadKind};
 use switch::worker::{self, WorkerConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +30,7 @@ use tunnel::underlay::{PeerAddr, Stock, TxOptions, UdpRx, UdpTx, UnderlayTx as _
 
 use super::means::Means;
 use super::options::Options;
-use super::{Failure, about_socket, ready, socket_path, state_dir};
+use super::{Failure, about_socket, socket_path, state_dir};
 
 const FDB_LIMIT: u32 = 65_536;
 /// Sockets to send from that are at hand beside one for each peer.
@@ -171,6 +174,10 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         if let Some(sockets) = sockets {
             tokio::spawn(sockets.keep_filled());
         }
+        // Nothing below a monitor, which does it.
+        if let Some(every) = notify::watchdog() {
+            tokio::spawn(keep_alive(Arc::default(), Some(every), notify::tell, || None));
+        }
         // Signals are caught before anything has to be cleaned up.
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -190,7 +197,7 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         tracing::info!(socket = %socket_path.display(), "ready");
         match &means.client {
             Some(client) => client.ready()?,
-            None => ready::tell("READY=1"),
+            None => notify::tell("READY=1"),
         }
         let client = means.client.clone();
         let stop = async move {
@@ -200,7 +207,7 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
             };
             tracing::info!("stopping: {name}");
             match client.map(|client| client.stopping()) {
-                None => ready::tell("STOPPING=1"),
+                None => notify::tell("STOPPING=1"),
                 Some(Ok(())) => {}
                 Some(Err(e)) => tracing::warn!("telling the monitor: {e}"),
             }
