@@ -25,7 +25,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use crate::cmd::Cmd;
 use crate::error::{Context, Error, Result};
 
-/// The unit of the repository.
+/// The unit of the repository; `LAB_UNIT` has the path of another one, to see what a line is good for.
 const UNIT: &str = include_str!("../../../packaging/systemd/swd.service");
 
 /// What the lab stands in for, what concerns the service manager itself, and what takes nothing away from the daemon.
@@ -145,8 +145,12 @@ impl Unit {
 impl Cmd {
     /// Starts a daemon as its unit says; `writable` stands for its directories.
     pub(crate) fn confined(self, writable: &std::path::Path) -> Result<Self> {
+        let text = match std::env::var_os("LAB_UNIT") {
+            Some(path) => std::fs::read_to_string(&path).context(path.display())?,
+            None => UNIT.to_owned(),
+        };
         let unit = writable.join("swd.service");
-        std::fs::write(&unit, UNIT).context(unit.display())?;
+        std::fs::write(&unit, text).context(unit.display())?;
         let own = std::env::current_exe().context("own program")?;
         let words = [own.into_os_string(), unit.into_os_string(), writable.as_os_str().to_owned()];
         Ok(self.behind(&words).env("LAB_STAGE", "confine"))

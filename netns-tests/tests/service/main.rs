@@ -19,6 +19,7 @@ fn main() -> std::process::ExitCode {
         ("killed_monitors_cost_no_carrier", store::killed_monitors_cost_no_carrier),
         ("what_is_let_go_is_not_kept", store::what_is_let_go_is_not_kept),
         ("signs_of_life", watchdog::signs_of_life),
+        ("signs_of_life_without_a_monitor", watchdog::signs_of_life_without_a_monitor),
         ("pods_work_under_the_unit", unit::pods_work_under_the_unit),
     ])
 }

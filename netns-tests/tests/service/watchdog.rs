@@ -7,6 +7,7 @@ use crate::common::{Mode, Setup, World};
 use crate::process::{healthy, kill_switch, send};
 use lab::manager::WATCHDOG;
 use lab::probe::ping;
+use lab::swd::SwdOptions;
 use lab::{Error, Lab, Result, ensure, wait};
 use rustix::process::Signal;
 
@@ -44,4 +45,22 @@ pub fn signs_of_life() -> Result<()> {
     ping(world.far.ns(), world.near.ip(false))?;
     ping(world.near.ns(), world.beside.ip(true))?;
     lab::conserve::check(world.lab.nodes(), &[])
+}
+
+/// One process for all shows them too, or it would be ended.
+pub fn signs_of_life_without_a_monitor() -> Result<()> {
+    let lab = Lab::new("single").node("a").build()?;
+    let a = lab.node("a")?;
+    let manager = a.manage()?;
+    a.start_swd_with(&SwdOptions { args: vec!["--monitor=false".into()], ..SwdOptions::default() })?;
+    manager.is_ready(1)?;
+    let heard = manager.alive(WATCHDOG * 2)?;
+    ensure!((3..=8).contains(&heard), "{heard} signs of life in two intervals");
+    ensure!(manager.names()?.is_empty(), "it deposits {:?}", manager.names()?);
+    ensure!(
+        a.stop_swd()? == 0 && manager.ready_and_stopping()? == (1, 1),
+        "{:?}",
+        manager.ready_and_stopping()?
+    );
+    Ok(())
 }
