@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -35,6 +36,7 @@ pub struct Cmd {
     netns: Option<Arc<OwnedFd>>,
     inside: Option<Arc<Inside>>,
     stdin: Option<Vec<u8>>,
+    descriptors: Vec<Arc<OwnedFd>>,
     timeout: Duration,
 }
 
@@ -82,6 +84,7 @@ impl Cmd {
             netns: None,
             inside: None,
             stdin: None,
+            descriptors: Vec::new(),
             timeout: DEFAULT_TIMEOUT,
         }
     }
@@ -113,6 +116,23 @@ impl Cmd {
     /// Runs it on a machine.
     pub(crate) fn inside(mut self, inside: &Arc<Inside>) -> Self {
         self.inside = Some(inside.clone());
+        self
+    }
+
+    /// Puts another program in front, which is to run this one: its words come before.
+    pub fn behind<S: AsRef<OsStr>>(mut self, words: &[S]) -> Self {
+        let mut all = words.iter().map(|word| word.as_ref().to_owned());
+        if let Some(first) = all.next() {
+            let program = std::mem::replace(&mut self.program, first);
+            let own = std::mem::take(&mut self.args);
+            self.args = all.chain([program]).chain(own).collect();
+        }
+        self
+    }
+
+    /// A long-lived program gets these descriptors, from number 3 on.
+    pub fn descriptors(mut self, fds: Vec<OwnedFd>) -> Self {
+        self.descriptors = fds.into_iter().map(Arc::new).collect();
         self
     }
 
@@ -263,6 +283,13 @@ impl Cmd {
         let mut command = self.command();
         command.stdin(Stdio::null());
         command.stdout(open().context(log.display())?).stderr(open().context(log.display())?);
+        let mut mappings = Vec::new();
+        for (child_fd, fd) in (3..).zip(&self.descriptors) {
+            mappings.push(FdMapping { parent_fd: fd.try_clone()?, child_fd });
+        }
+        if !mappings.is_empty() {
+            command.fd_mappings(mappings).map_err(|e| Error::failed(e.to_string()))?;
+        }
         crate::diag::remember_log(name, log);
         let child = self.spawn(command)?;
         Ok(Daemon { name: name.to_owned(), line: self.line(), log: log.to_owned(), child })

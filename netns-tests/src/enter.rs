@@ -56,6 +56,7 @@ pub fn enter() -> Sandbox {
         Ok("drop") => stage::drop_root(),
         Ok("unshare") => stage::unshare(),
         Ok("machine") => crate::runtimes::init::main(),
+        Ok("confine") => crate::confine::main(),
         Ok(_) => match inside() {
             Ok(sandbox) => sandbox,
             Err(e) => stage::refuse(&e),
@@ -67,6 +68,19 @@ pub fn enter() -> Sandbox {
 pub fn may_skip() -> bool {
     let set = |name: &str| std::env::var(name).is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false"));
     !set("LAB_NO_SKIP") && !set("CI")
+}
+
+/// The user who started the program, when called inside.
+fn outer_uid() -> u32 {
+    std::env::var("LAB_UID").ok().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// Fails with kind Excused for an ordinary user: the run as root makes the claim.
+pub fn need_root(why: &str) -> Result<()> {
+    match outer_uid() {
+        0 => Ok(()),
+        uid => Err(Error::excused(format!("uid {uid} is not root: {why}"))),
+    }
 }
 
 /// Leaves the lab standing: the program in the foreground ends with `message` on its standard
@@ -134,7 +148,7 @@ fn inside() -> Result<Sandbox> {
         *KEEP.lock().map_err(|_| Error::failed("lock"))? = Some(fd);
     }
     let own_pids = std::env::var("LAB_PIDNS").as_deref() == Ok("1");
-    let outer_uid = std::env::var("LAB_UID").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
+    let outer_uid = outer_uid();
 
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .context("make all mounts private")?;

@@ -31,6 +31,8 @@ const PACKAGES: &[(&str, &str)] = &[
     // What the daemon runs for the node's own port.
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
+    // Judges the unit of the daemon, and knows what its groups of system calls stand for.
+    ("systemd-analyze", "systemd"),
     // Container runtimes. Without recommended packages: netavark among them would make podman leave CNI.
     ("podman", "podman"),
     ("conmon", "conmon"),

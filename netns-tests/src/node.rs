@@ -3,10 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use crate::cmd::Cmd;
 use crate::error::{Context, Error, Result};
+use crate::manager::Manager;
 use crate::netns::{Netns, Ns};
 use crate::runtimes::machine::Machine;
 use crate::swd::Swd;
@@ -17,6 +19,8 @@ pub struct Node {
     // Before the namespace: the daemon ends first.
     pub(crate) swd: Mutex<Option<Swd>>,
     machine: OnceLock<Machine>,
+    manager: OnceLock<Manager>,
+    confined: AtomicBool,
     ns: Netns,
     name: String,
     index: u8,
@@ -31,8 +35,39 @@ impl Node {
         std::fs::create_dir_all(&dir).context(dir.display())?;
         let ns = Netns::create(ns_name)?;
         quiet(&ns)?;
-        let (swd, machine, bin_dir) = (Mutex::new(None), OnceLock::new(), Mutex::new(None));
-        Ok(Self { swd, machine, ns, name: name.to_owned(), index, dir, bin_dir })
+        let (swd, bin_dir) = (Mutex::new(None), Mutex::new(None));
+        let (machine, manager) = (OnceLock::new(), OnceLock::new());
+        let confined = AtomicBool::new(false);
+        Ok(Self { swd, machine, manager, confined, ns, name: name.to_owned(), index, dir, bin_dir })
+    }
+
+    /// Gives it a service manager, which starts the daemon from then on.
+    pub fn manage(&self) -> Result<&Manager> {
+        if self.manager.get().is_none() {
+            let started = Manager::start(&self.dir)?;
+            // One that lost a race is dropped, and the other is as good.
+            let _ = self.manager.set(started);
+        }
+        self.manager().ok_or_else(|| Error::failed("no service manager"))
+    }
+
+    /// Starts the daemon from now on with the restrictions of its systemd unit, see [`crate::confine`]. Needs root.
+    pub fn confine(&self) -> Result<()> {
+        crate::enter::need_root("it cannot take away what it has not")?;
+        crate::install::need(&["systemd-analyze"])?;
+        // As on a machine with systemd: namespaces that are named later arrive where they are looked for.
+        rustix::mount::mount_change("/run", rustix::mount::MountPropagationFlags::SHARED).context("/run")?;
+        self.confined.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn is_confined(&self) -> bool {
+        self.confined.load(Ordering::Relaxed)
+    }
+
+    /// Its service manager, if it was given one.
+    pub fn manager(&self) -> Option<&Manager> {
+        self.manager.get()
     }
 
     /// Makes it a machine on which container runtimes can run. Before its daemon is started, which

@@ -156,6 +156,12 @@ impl Node {
         for (key, value) in &options.env {
             cmd = cmd.env(key, value);
         }
+        if self.is_confined() {
+            cmd = cmd.confined(self.dir())?;
+        }
+        if let Some(manager) = self.manager() {
+            cmd = manager.prepare(cmd)?;
+        }
         let daemon = cmd.daemon(&format!("swd on {}", self.name()), &self.log())?;
         Ok(Swd { daemon, options: options.clone() })
     }

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod io;
 pub mod monitor;
 pub mod node;
+pub mod notify;
 mod ring;
 pub mod sandbox;
 pub mod worker;

@@ -131,7 +131,13 @@ pub fn add_host(
 
 impl World {
     pub fn build(setup: &Setup<'_>) -> Result<Self> {
+        Self::build_on(setup, |_| Ok(()))
+    }
+
+    /// As [`World::build`], after something was done to the nodes.
+    pub fn build_on(setup: &Setup<'_>, prepare: impl FnOnce(&Lab) -> Result<()>) -> Result<Self> {
         let lab = Lab::new(setup.name).node("a").node("b").underlay(setup.underlay.clone()).build()?;
+        prepare(&lab)?;
         let (a, b) = (lab.node("a")?, lab.node("b")?);
         let one = ("10.1.1", "fd00:1");
         // The prefixes of a's network, those of b's, and which of them near, beside and far are in.

@@ -1,40 +1,15 @@
 //! What a switch process has learned and counted is there in the next one.
 
-use std::fs::File;
 use std::net::IpAddr;
-use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use crate::common::{Host, Mode, Setup, World};
-use crate::process::{SOON, healthy, kill_switch, read_log};
+use crate::process::{SOON, healthy, kill_switch, read_log, written};
 use lab::capture::Capture;
 use lab::conserve::{Ledger, check};
 use lab::probe::{PingOptions, ping, ping_with};
 use lab::{Context, Error, Node, Result, ensure, wait};
 use serde_json::Value;
-
-/// Where the slots of the memory file begin, and where the sequence number is in one (`control::memory_file`).
-const SLOTS: [u64; 2] = [0, 28 + (64 << 20)];
-const SEQUENCE: u64 = 16;
-
-/// How often the memory file was written: the monitor holds it.
-fn written(node: &Node) -> Result<u64> {
-    let dir = format!("/proc/{}/fd", node.swd_pid()?);
-    for entry in std::fs::read_dir(&dir).context(&dir)? {
-        let path = entry?.path();
-        let Ok(target) = std::fs::read_link(&path) else { continue };
-        if !target.to_string_lossy().starts_with("/memfd:swd-memory") {
-            continue;
-        }
-        let file = File::open(&path).context(path.display())?;
-        let sequence = |slot: u64| {
-            let mut bytes = [0; 8];
-            file.read_exact_at(&mut bytes, slot + SEQUENCE).map_or(0, |()| u64::from_le_bytes(bytes))
-        };
-        return Ok(SLOTS.map(sequence).into_iter().max().unwrap_or(0));
-    }
-    Err(Error::failed(format!("no memory file in {dir}")))
-}
 
 /// Waits until everything before this call is remembered: one write may have begun before it. What is pinged meanwhile
 /// is what makes a write necessary.

@@ -16,6 +16,7 @@ mod hang;
 mod kills;
 mod learned;
 mod process;
+mod soak;
 mod stream;
 mod talk;
 mod upgrade;
@@ -40,5 +41,6 @@ fn main() -> std::process::ExitCode {
         ("what_was_learned_comes_back", learned::what_was_learned_comes_back),
         ("a_crash_loop_is_held_to_its_pace", crash_loop::a_crash_loop_is_held_to_its_pace),
         ("nothing_of_a_stopped_daemon_stays", end::nothing_of_a_stopped_daemon_stays),
+        ("soak", soak::soak),
     ])
 }

@@ -1,6 +1,8 @@
 //! The two processes of a daemon: finding the one that forwards, ending it, and what both of them hold.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 pub use lab::swd::runs;
@@ -166,4 +168,27 @@ pub fn read_log(node: &Node) -> Result<usize> {
     let (ends, others): (Vec<&str>, Vec<&str>) = bad.partition(|l| l.contains("; starting another"));
     ensure!(others.is_empty(), "the log of {} has {others:?}", node.name());
     Ok(ends.len())
+}
+
+/// Where the slots of the memory file begin, and where the sequence number is in one (`control::memory_file`).
+const SLOTS: [u64; 2] = [0, 28 + (64 << 20)];
+const SEQUENCE: u64 = 16;
+
+/// How often the memory file was written: the monitor holds it.
+pub fn written(node: &Node) -> Result<u64> {
+    let dir = format!("/proc/{}/fd", node.swd_pid()?);
+    for entry in std::fs::read_dir(&dir).context(&dir)? {
+        let path = entry?.path();
+        let Ok(target) = std::fs::read_link(&path) else { continue };
+        if !target.to_string_lossy().starts_with("/memfd:swd-memory") {
+            continue;
+        }
+        let file = File::open(&path).context(path.display())?;
+        let sequence = |slot: u64| {
+            let mut bytes = [0; 8];
+            file.read_exact_at(&mut bytes, slot + SEQUENCE).map_or(0, |()| u64::from_le_bytes(bytes))
+        };
+        return Ok(SLOTS.map(sequence).into_iter().max().unwrap_or(0));
+    }
+    Err(Error::failed(format!("no memory file in {dir}")))
 }

@@ -62,6 +62,16 @@ impl Socket {
         Self { listener: Some(listener), file: None }
     }
 
+    /// One that a monitor before this one has made, if its file is still what clients find at `path`: those that have
+    /// connected meanwhile have waited, and are served. `id` is the file's device and inode.
+    #[must_use]
+    pub fn returned(listener: UnixListener, path: &Path, id: (u64, u64)) -> Option<Self> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        let there = found.file_type().is_socket() && (found.dev(), found.ino()) == id;
+        let file = SocketFile { path: path.to_owned(), temporary: None, id };
+        there.then_some(Self { listener: Some(listener), file: Some(file) })
+    }
+
     /// Makes the socket where no client looks for it.
     ///
     /// # Errors
@@ -169,6 +179,12 @@ impl Socket {
             std::mem::forget(file);
         }
         self.listener = None;
+    }
+
+    /// Device and inode of its file, for [`Socket::returned`].
+    #[must_use]
+    pub fn id(&self) -> Option<(u64, u64)> {
+        self.file.as_ref().map(|file| file.id)
     }
 
     /// Removes the file and stops to listen here.

@@ -167,7 +167,7 @@ impl Opener for HostOpener {
     }
 }
 
-fn is_ours(link: &super::link::Link) -> bool {
+pub(super) fn is_ours(link: &super::link::Link) -> bool {
     link.kind.as_deref() == Some("tun") && link.alias.as_deref() == Some(ALIAS)
 }
 

@@ -51,6 +51,15 @@ impl fmt::Display for NetnsIdentity {
     }
 }
 
+/// Is a socket of the calling thread's namespace? Where the kernel knows no cookies (before 5.14) it is taken to be.
+///
+/// # Errors
+/// When it is no socket, or the kernel gives none.
+pub fn is_of_this_netns(other: BorrowedFd<'_>) -> io::Result<bool> {
+    let own = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    Ok(cookie(other)? == cookie(own.as_fd())?)
+}
+
 /// The cookie of a socket's namespace; 0 where the kernel knows none.
 fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;

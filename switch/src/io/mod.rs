@@ -10,6 +10,7 @@
 
 use std::io::{self, IoSlice};
 
+pub mod again;
 pub mod host;
 pub mod identity;
 pub mod link;

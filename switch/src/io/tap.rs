@@ -9,11 +9,11 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use packet::VNET_HDR_LEN;
 use rustix::fs::{Mode, OFlags};
-use rustix::ioctl::{self, Getter, IntegerSetter, Opcode, Setter, Updater, opcode};
+use rustix::ioctl::{self, Getter, IntegerSetter, Ioctl, IoctlOutput, Opcode, Setter, Updater, opcode};
 
 use super::PortIo;
 
@@ -29,6 +29,7 @@ const TUNGETFEATURES: Opcode = opcode::read::<libc::c_uint>(b'T', 207);
 const TUNSETOFFLOAD: Opcode = opcode::write::<libc::c_uint>(b'T', 208);
 const TUNGETIFF: Opcode = opcode::read::<libc::c_uint>(b'T', 210);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<libc::c_int>(b'T', 216);
+const TUNGETDEVNETNS: Opcode = opcode::none(b'T', 227);
 
 const IFF_TAP: u32 = 0x0002;
 const IFF_NO_PI: u32 = 0x1000;
@@ -190,20 +191,12 @@ impl Tap {
     }
 
     fn prepare(fd: OwnedFd, offload: bool) -> io::Result<Self> {
-        let req = get_iff(&fd)?;
-        let flags = u32::from(req.flags);
-        let wanted = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-        if flags & (wanted | IFF_MULTI_QUEUE) != wanted {
-            let text = format!("not a single-queue TAP with a virtio-net header (flags {flags:#06x})");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
+        let name = name_of(&fd)?;
         // SAFETY: TUNSETVNETHDRSZ reads one int through the pointer that `Setter` passes.
         unsafe {
             ioctl::ioctl(&fd, Setter::<TUNSETVNETHDRSZ, libc::c_int>::new(VNET_HDR_LEN as libc::c_int))?
         };
         let offloads = set_offloads(&fd, offload)?;
-        let len = req.name.iter().position(|&b| b == 0).unwrap_or(req.name.len());
-        let name = String::from_utf8_lossy(&req.name[..len]).into_owned();
         Ok(Self { fd, name, offloads })
     }
 
@@ -288,6 +281,55 @@ pub fn features() -> io::Result<u32> {
     Ok(unsafe { ioctl::ioctl(&fd, Getter::<TUNGETFEATURES, libc::c_uint>::new())? })
 }
 
+/// The present name of the device that a descriptor is attached to, in the device's namespace.
+///
+/// # Errors
+/// `InvalidInput` when it is no single-queue TAP with a virtio-net header; otherwise as the kernel gives them (EBADFD:
+/// the device was deleted; ENOTTY: it is something else).
+pub fn name_of(fd: &OwnedFd) -> io::Result<String> {
+    let req = get_iff(fd)?;
+    let flags = u32::from(req.flags);
+    let wanted = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if flags & (wanted | IFF_MULTI_QUEUE) != wanted {
+        let text = format!("not a single-queue TAP with a virtio-net header (flags {flags:#06x})");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let len = req.name.iter().position(|&b| b == 0).unwrap_or(req.name.len());
+    Ok(String::from_utf8_lossy(req.name.get(..len).unwrap_or_default()).into_owned())
+}
+
+/// The network namespace that the device of a TAP is in by now.
+///
+/// # Errors
+/// As the kernel gives them (EINVAL before Linux 5.2; EPERM: no CAP_NET_ADMIN in it).
+pub fn netns_of(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS takes no argument and answers by its return value, a new descriptor or an error.
+    Ok(unsafe { ioctl::ioctl(fd, GetDeviceNetns) }?)
+}
+
+/// `TUNGETDEVNETNS`, whose answer is a descriptor.
+struct GetDeviceNetns;
+
+// SAFETY: the request has no argument and writes no memory.
+unsafe impl Ioctl for GetDeviceNetns {
+    type Output = OwnedFd;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        TUNGETDEVNETNS
+    }
+
+    fn as_ptr(&mut self) -> *mut libc::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut libc::c_void) -> rustix::io::Result<OwnedFd> {
+        // SAFETY: the kernel has just opened it for this process, and nobody else knows of it. It is opened
+        // with O_CLOEXEC.
+        Ok(unsafe { OwnedFd::from_raw_fd(out) })
+    }
+}
+
 fn get_iff(fd: &OwnedFd) -> io::Result<IfReq> {
     let mut req = IfReq::EMPTY;
     // SAFETY: TUNGETIFF writes one `struct ifreq`, which `IfReq` matches in size and layout.
@@ -322,6 +364,7 @@ mod tests {
         assert_eq!(TUNSETOFFLOAD, 0x4004_54d0);
         assert_eq!(TUNGETIFF, 0x8004_54d2);
         assert_eq!(TUNSETVNETHDRSZ, 0x4004_54d8);
+        assert_eq!(TUNGETDEVNETNS, 0x54e3);
         assert_eq!(size_of::<IfReq>(), size_of::<libc::ifreq>());
     }
 

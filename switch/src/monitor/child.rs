@@ -98,7 +98,10 @@ impl Birth {
         let mut command = std::process::Command::new(&self.program);
         command.arg0(NAME).args(&self.args).env(MONITOR, std::process::id().to_string());
         command.env(RESTARTS, history.restarts.to_string()).env(UPGRADES, history.upgrades.to_string());
-        command.env_remove("NOTIFY_SOCKET").env_remove(STANDBY).env_remove(LAST_END);
+        command.env_remove(STANDBY).env_remove(LAST_END);
+        for word in crate::notify::WORDS {
+            command.env_remove(word);
+        }
         succession::forget(&mut command);
         if let Some(text) = &history.last_end {
             command.env(LAST_END, text);

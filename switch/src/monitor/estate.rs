@@ -60,17 +60,41 @@ pub struct Estate {
     pub caller: Option<(Caller, String)>,
     /// What the keeper kept.
     pub kept: Kept,
+    /// The number of the next name in the service manager's store.
+    pub next_name: u64,
 }
 
 /// What a keeper keeps.
 #[derive(Default)]
 pub struct Kept {
     /// Ports.
-    pub ports: Vec<(PortSpec, PortFacts, OwnedFd)>,
+    pub ports: Vec<KeptPort>,
     /// Tunnel sockets.
-    pub sockets: Vec<((IpAddr, u16), OwnedFd)>,
+    pub sockets: Vec<KeptSocket>,
     /// What the node's kernel was told last.
     pub plan: Option<NodePlan>,
+}
+
+/// A port.
+pub struct KeptPort {
+    /// As it was asked for.
+    pub spec: PortSpec,
+    /// What it is.
+    pub facts: PortFacts,
+    /// The TAP.
+    pub fd: OwnedFd,
+    /// By which the service manager's store knows it.
+    pub stored: Option<String>,
+}
+
+/// A tunnel socket.
+pub struct KeptSocket {
+    /// Address and port.
+    pub at: (IpAddr, u16),
+    /// The socket.
+    pub fd: OwnedFd,
+    /// By which the service manager's store knows it.
+    pub stored: Option<String>,
 }
 
 /// A listening socket without its descriptor.
@@ -88,8 +112,10 @@ struct Document {
     history: History,
     config: String,
     caller: Option<String>,
-    ports: Vec<(PortSpec, PortFacts)>,
-    sockets: Vec<(IpAddr, u16)>,
+    ports: Vec<(PortSpec, PortFacts, Option<String>)>,
+    sockets: Vec<((IpAddr, u16), Option<String>)>,
+    /// The number of the next name in the store.
+    next_name: u64,
     plan: Option<NodePlan>,
 }
 
@@ -113,13 +139,13 @@ impl Left<'_> {
         }
         fds.extend(self.caller.map(|(caller, _)| caller.as_fd()));
         let mut ports = Vec::new();
-        for (spec, facts, fd) in keeper.kept_ports() {
-            ports.push((spec.clone(), facts.clone()));
+        for (spec, facts, fd, stored) in keeper.kept_ports() {
+            ports.push((spec.clone(), facts.clone(), self.name(stored)));
             fds.push(fd);
         }
         let mut sockets = Vec::new();
-        for (at, fd) in keeper.kept_sockets() {
-            sockets.push(at);
+        for (at, fd, stored) in keeper.kept_sockets() {
+            sockets.push((at, self.name(stored)));
             fds.push(fd);
         }
         let text = Document {
@@ -131,10 +157,18 @@ impl Left<'_> {
             caller: self.caller.map(|(_, words)| words.to_owned()),
             ports,
             sockets,
+            next_name: keeper.next_name(),
             plan: keeper.plan().cloned(),
         };
         let bytes = postcard::to_extend(&text, MAGIC.to_vec()).map_err(io::Error::other)?;
         Ok((document(&bytes)?, fds))
+    }
+}
+
+impl Left<'_> {
+    /// The store is that of this process.
+    fn name(&self, stored: Option<&str>) -> Option<String> {
+        stored.filter(|_| self.switch.is_some()).map(str::to_owned)
     }
 }
 
@@ -170,7 +204,8 @@ impl Estate {
     /// # Errors
     /// `InvalidData` for a document of another version, or one that does not fit its descriptors.
     pub fn read(file: &File, fds: Vec<OwnedFd>) -> io::Result<Self> {
-        let Document { socket, door, switch, history, config, caller, ports, sockets, plan } = read(file)?;
+        let document = read(file)?;
+        let Document { socket, door, switch, history, config, caller, ports, sockets, .. } = document;
         let mut fds = fds.into_iter();
         let mut next = || {
             let few = || io::Error::new(io::ErrorKind::InvalidData, "descriptors are missing");
@@ -200,11 +235,15 @@ impl Estate {
             kept: Kept {
                 ports: ports
                     .into_iter()
-                    .map(|(spec, facts)| Ok((spec, facts, next()?)))
+                    .map(|(spec, facts, stored)| Ok(KeptPort { spec, facts, fd: next()?, stored }))
                     .collect::<io::Result<_>>()?,
-                sockets: sockets.into_iter().map(|at| Ok((at, next()?))).collect::<io::Result<_>>()?,
-                plan,
+                sockets: sockets
+                    .into_iter()
+                    .map(|(at, stored)| Ok(KeptSocket { at, fd: next()?, stored }))
+                    .collect::<io::Result<_>>()?,
+                plan: document.plan,
             },
+            next_name: document.next_name,
         };
         if fds.next().is_some() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "there are too many descriptors"));

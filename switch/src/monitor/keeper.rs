@@ -10,8 +10,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use super::estate::Kept;
+use super::estate::{Kept, KeptPort, KeptSocket};
 use super::message::{PROTOCOL, PortFacts, Refused, Reply, Request};
+use super::store::Store;
 use crate::control::refusal;
 use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec};
 use crate::node::{NodeError, NodeHost, NodePlan};
@@ -33,12 +34,22 @@ struct Held {
     fd: OwnedFd,
     /// Has the switch process of this session asked for it?
     asked: [bool; SESSIONS],
+    /// By which the store knows it.
+    stored: Option<String>,
 }
 
 impl Held {
     fn place(&self) -> PortPlace {
         PortPlace { netns_id: self.facts.netns_id, ifindex: self.facts.ifindex }
     }
+}
+
+struct Bound {
+    fd: OwnedFd,
+    /// Has the switch process of this session asked for it?
+    asked: [bool; SESSIONS],
+    /// By which the store knows it.
+    stored: Option<String>,
 }
 
 /// The life of one switch process, as the monitor counts them. Two may be under way at a time, one after the other: the
@@ -86,7 +97,9 @@ pub struct Keeper<O, H> {
     opener: O,
     host: H,
     ports: HashMap<Key, Held>,
-    sockets: HashMap<(IpAddr, u16), OwnedFd>,
+    sockets: HashMap<(IpAddr, u16), Bound>,
+    /// Holds a copy of all that.
+    store: Store,
     stages: [Stage; SESSIONS],
     plan: Option<NodePlan>,
 }
@@ -99,15 +112,24 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             host,
             ports: HashMap::new(),
             sockets: HashMap::new(),
+            store: Store::default(),
             stages: [Stage::Starting; SESSIONS],
             plan: None,
         }
+    }
+
+    /// Deposits from now on what it keeps.
+    #[must_use]
+    pub fn with_store(mut self, store: Store) -> Self {
+        self.store = store;
+        self
     }
 
     /// A new switch process begins, and has asked for nothing.
     pub fn begin(&mut self, session: Session) {
         self.stages[session.slot()] = Stage::Starting;
         self.ports.values_mut().for_each(|kept| kept.asked[session.slot()] = false);
+        self.sockets.values_mut().for_each(|bound| bound.asked[session.slot()] = false);
     }
 
     /// The switch process of this session is no more.
@@ -126,14 +148,19 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         self.stages[session.slot()] < Stage::Ready && self.stages[session.other_slot()] >= Stage::Ready
     }
 
-    /// Ports with their descriptors.
-    pub fn kept_ports(&self) -> impl Iterator<Item = (&PortSpec, &PortFacts, BorrowedFd<'_>)> {
-        self.ports.values().map(|kept| (&kept.spec, &kept.facts, kept.fd.as_fd()))
+    /// Ports with their descriptors and the names by which the store knows them.
+    pub fn kept_ports(&self) -> impl Iterator<Item = (&PortSpec, &PortFacts, BorrowedFd<'_>, Option<&str>)> {
+        self.ports.values().map(|kept| (&kept.spec, &kept.facts, kept.fd.as_fd(), kept.stored.as_deref()))
     }
 
-    /// Tunnel sockets by address and port.
-    pub fn kept_sockets(&self) -> impl Iterator<Item = ((IpAddr, u16), BorrowedFd<'_>)> {
-        self.sockets.iter().map(|(at, fd)| (*at, fd.as_fd()))
+    /// Tunnel sockets by address and port, as [`Keeper::kept_ports`].
+    pub fn kept_sockets(&self) -> impl Iterator<Item = ((IpAddr, u16), BorrowedFd<'_>, Option<&str>)> {
+        self.sockets.iter().map(|(at, bound)| (*at, bound.fd.as_fd(), bound.stored.as_deref()))
+    }
+
+    /// The number of the next name in the store.
+    pub fn next_name(&self) -> u64 {
+        self.store.next_name()
     }
 
     /// What the node's kernel was told last.
@@ -149,10 +176,14 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             asked[session.slot()] = true;
             self.stages[session.slot()] = stage;
         }
-        for (spec, facts, fd) in kept.ports {
-            self.ports.insert(key(&spec), Held { spec, facts, fd, asked });
+        for KeptPort { spec, facts, fd, stored } in kept.ports {
+            let stored = stored.or_else(|| self.store.keep_port(&spec, &facts, &fd));
+            self.ports.insert(key(&spec), Held { spec, facts, fd, asked, stored });
         }
-        self.sockets.extend(kept.sockets);
+        for KeptSocket { at, fd, stored } in kept.sockets {
+            let stored = stored.or_else(|| self.store.keep_underlay(&fd));
+            self.sockets.insert(at, Bound { fd, asked, stored });
+        }
         if let Some(plan) = &kept.plan
             && let Err(e) = self.host.apply(plan)
         {
@@ -198,10 +229,12 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                     && let Some(kept) = self.ports.get_mut(&key(&spec)).filter(|kept| kept.place() == place)
                 {
                     kept.spec = *spec;
+                    self.store.forget(kept.stored.as_deref());
+                    kept.stored = self.store.keep_port(&kept.spec, &kept.facts, &kept.fd);
                 }
                 done(restored)
             }
-            Request::BindUnderlay(addr, port) => self.bind(addr, port),
+            Request::BindUnderlay(addr, port) => self.bind(session, addr, port),
             Request::SendingSocket(local) => match self.opener.sending_socket(local) {
                 Ok(socket) => (Reply::Socket, Some(socket)),
                 Err(e) => (refused(&e), None),
@@ -273,7 +306,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             Ok(copy) => {
                 let mut asked = [false; SESSIONS];
                 asked[session.slot()] = true;
-                let kept = Held { spec, facts: facts.clone(), fd, asked };
+                let stored = self.store.keep_port(&spec, &facts, &fd);
+                let kept = Held { spec, facts: facts.clone(), fd, asked, stored };
                 self.ports.insert(key, kept);
                 (Reply::Port(facts), Some(copy))
             }
@@ -281,9 +315,11 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         }
     }
 
-    fn bind(&mut self, addr: IpAddr, port: u16) -> Answer {
-        let kept = self.sockets.get(&(addr, port)).map(OwnedFd::try_clone);
-        if let Some(Ok(fd)) = kept {
+    fn bind(&mut self, session: Session, addr: IpAddr, port: u16) -> Answer {
+        if let Some(bound) = self.sockets.get_mut(&(addr, port))
+            && let Ok(fd) = bound.fd.try_clone()
+        {
+            bound.asked[session.slot()] = true;
             return (Reply::Socket, Some(fd));
         }
         let bound = match self.opener.bind_underlay(addr, port) {
@@ -294,7 +330,10 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             Ok(copy) => {
                 // Port 0 is a new one each time.
                 if port != 0 {
-                    self.sockets.insert((addr, port), bound);
+                    let mut asked = [false; SESSIONS];
+                    asked[session.slot()] = true;
+                    let stored = self.store.keep_underlay(&bound);
+                    self.sockets.insert((addr, port), Bound { fd: bound, asked, stored });
                 }
                 (Reply::Socket, Some(copy))
             }
@@ -305,8 +344,10 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     /// Lets go of a port that the switch closes.
     fn forget(&mut self, spec: &PortSpec, place: PortPlace) {
         let key = key(spec);
-        if self.ports.get(&key).is_some_and(|kept| kept.place() == place) {
-            self.ports.remove(&key);
+        if self.ports.get(&key).is_some_and(|kept| kept.place() == place)
+            && let Some(kept) = self.ports.remove(&key)
+        {
+            self.store.forget(kept.stored.as_deref());
         }
     }
 
@@ -314,6 +355,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     fn remove(&mut self, key: &Key) {
         if let Some(kept) = self.ports.remove(key) {
             let place = kept.place();
+            self.store.forget(kept.stored.as_deref());
             drop(kept.fd);
             if let Err(e) = self.opener.close_port(&kept.spec, place) {
                 tracing::warn!(ifname = kept.spec.ifname, netns = %kept.spec.netns, "removing a device: {e}");
@@ -322,8 +364,16 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     }
 
     /// Removes what the switch process has not asked for by the time it was ready: ports that were deleted just
-    /// before the one before it ended.
+    /// before the one before it ended, sockets of an underlay that was configured before.
     fn sweep(&mut self, session: Session) {
+        let Self { sockets, store, .. } = self;
+        sockets.retain(|_, bound| {
+            let asked = bound.asked[session.slot()];
+            if !asked {
+                store.forget(bound.stored.as_deref());
+            }
+            asked
+        });
         let unasked = |kept: &Held| !kept.asked[session.slot()];
         let left: Vec<Key> =
             self.ports.iter().filter(|(_, kept)| unasked(kept)).map(|(key, _)| key.clone()).collect();

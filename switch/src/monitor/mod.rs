@@ -7,6 +7,9 @@
 //! to show signs of life ([`heartbeat`]), [`supervise`] starts another one in its place, which makes a usual start:
 //! it loads the state and asks for its ports, and is given those that the monitor has kept.
 //!
+//! Under a service manager the monitor itself shows signs of life ([`watchdog`]) and deposits its descriptors
+//! ([`store`]), so that it may be killed as well.
+//!
 //! Pods notice a short gap: their links stay up and what they send meanwhile waits in their devices' queues.
 
 pub mod channel;
@@ -21,12 +24,16 @@ pub mod message;
 pub mod orders;
 mod pace;
 mod process;
+pub mod store;
 pub mod succession;
 pub mod supervise;
 mod switch;
 mod takeover;
 mod upgrade;
+pub mod watchdog;
 
+#[cfg(test)]
+mod store_tests;
 #[cfg(test)]
 mod tests;
 
@@ -34,5 +41,6 @@ pub use child::Inherited;
 pub use client::Client;
 pub use estate::Estate;
 pub use heartbeat::Heartbeat;
+pub use store::{Returned, Store};
 pub use supervise::{Job, Origin, run};
 pub use takeover::Talk;

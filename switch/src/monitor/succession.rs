@@ -22,6 +22,8 @@ use super::estate::{self, Estate};
 const ESTATE: &str = "SWD_ESTATE";
 /// The same, in the environment of one that is only asked whether it could.
 const REHEARSAL: &str = "SWD_REHEARSAL";
+/// Descriptors of a service manager, in the environment of the program that it started.
+const HANDED: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 /// Time that a program has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What it answers begins with this, and its version follows.
@@ -58,7 +60,10 @@ impl Program {
         let inherited = fcntl_dupfd_cloexec(left, FREE).map_err(|e| e.to_string())?;
         let copy = keep_open(inherited.as_fd()).map_err(|e| e.to_string())?;
         let mut command = Command::new(self.path());
-        forget(&mut command).args(args).env(REHEARSAL, copy.to_string()).env_remove("NOTIFY_SOCKET");
+        forget(&mut command).args(args).env(REHEARSAL, copy.to_string());
+        for word in crate::notify::WORDS {
+            command.env_remove(word);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| format!("it cannot be run: {e}"))?;
         drop(inherited);
@@ -109,6 +114,10 @@ impl Program {
             }
             let mut command = Command::new(self.path());
             command.args(args).env(ESTATE, number.to_string());
+            // What was handed to this program is handed on otherwise.
+            for word in HANDED {
+                command.env_remove(word);
+            }
             // SAFETY: the closure runs in this process, right before it becomes another program, and makes only calls
             // that may be made then.
             unsafe { command.pre_exec(|| signals(libc::SIG_BLOCK)) };

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -22,8 +23,10 @@ use super::estate::{Estate, Left};
 use super::heartbeat::Thread;
 use super::keeper::{Keeper, Session, Stage};
 use super::pace::Pace;
+use super::store::{Returned, Store};
 use super::switch::{Served, Switch, reached};
 use super::takeover::Talk;
+use super::watchdog::keep_alive;
 use super::{succession, upgrade};
 use crate::control::server::Socket;
 use crate::io::Opener;
@@ -44,15 +47,20 @@ pub struct Job<O, H> {
     pub notify: fn(&str),
     /// Its version, as it tells others.
     pub version: &'static str,
+    /// How often the service manager wants to hear from us.
+    pub watchdog: Option<Duration>,
+    /// Where descriptors are deposited.
+    pub store: Store,
     /// With what it begins.
     pub origin: Origin,
 }
 
 /// With what a monitor begins.
 pub enum Origin {
-    /// Nothing. Clients connect to the first socket from when the first switch process is ready; it is kept open across
-    /// restarts, so that they wait instead of being refused. Who wants something of the monitor knocks at the second.
-    Nothing(Box<[Socket; 2]>),
+    /// It is started. Clients connect to the first socket from when the first switch process is ready; it is kept open
+    /// across restarts, so that they wait instead of being refused. Who wants something of the monitor knocks at the
+    /// second. The rest is what the service manager had kept for one before.
+    Start(Box<[Socket; 2]>, Box<Returned>),
     /// What the program has left that this process was before.
     Left(Box<Estate>),
     /// What another monitor gives.
@@ -75,6 +83,9 @@ pub(super) struct Monitor<O, H> {
     /// Has a switch process ever been ready?
     told_ready: bool,
     notify: fn(&str),
+    store: Store,
+    /// What the service manager shows: restarts so far.
+    restarts: Arc<AtomicU64>,
 }
 
 /// Why a switch process is no more.
@@ -158,10 +169,23 @@ where
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         succession::listening();
         let signals = Signals { terminate, interrupt, told: false };
-        let mut keeper = Keeper::new(job.opener, job.host);
-        let make = |keeper, birth, socket, door, memory, history, session| Self {
+        let mut keeper = Keeper::new(job.opener, job.host).with_store(job.store.clone());
+        let restarts = Arc::new(AtomicU64::new(0));
+        let store = job.store.clone();
+        let show = |served: &Arc<Served<O, H>>| {
+            let status = status(served.clone(), restarts.clone());
+            tokio::spawn(keep_alive(served.work().clone(), job.watchdog, job.notify, status));
+        };
+        let make = |keeper, birth, socket, door, memory, history: History, session| Self {
             birth,
-            served: Arc::new(Served::new(keeper)),
+            served: {
+                restarts.store(history.restarts, Ordering::Relaxed);
+                let served = Arc::new(Served::new(keeper));
+                show(&served);
+                served
+            },
+            restarts: restarts.clone(),
+            store: job.store.clone(),
             socket,
             door,
             memory,
@@ -174,15 +198,19 @@ where
             notify: job.notify,
         };
         match job.origin {
-            Origin::Nothing(sockets) => {
+            Origin::Start(sockets, mut returned) => {
                 let [socket, mut door] = *sockets;
                 door.publish()?;
-                let memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
+                let memory = match returned.memory.take() {
+                    Some(memory) => memory,
+                    None => new_memory(&store)?,
+                };
+                keeper.inherit(returned.kept(), None);
                 let session = Session::FIRST;
                 Ok((make(keeper, job.birth, socket, door, memory, History::default(), session), None))
             }
             Origin::Left(estate) => {
-                let Estate { socket, door, memory, switch, history, config, caller, kept } = *estate;
+                let Estate { socket, door, memory, switch, history, config, caller, kept, .. } = *estate;
                 let birth = Birth { config, ..job.birth };
                 let parts = switch.ok_or_else(|| io::Error::other("there is no switch process"))?;
                 let session = parts.session;
@@ -256,6 +284,7 @@ where
                     switch.expect_life();
                     if !std::mem::replace(&mut self.told_ready, true) {
                         self.socket.publish()?;
+                        self.store.keep_listener(&self.socket.listener()?, self.socket.id());
                         (self.notify)("READY=1");
                     }
                 }
@@ -286,9 +315,10 @@ where
         let ready = *switch.stage.borrow() >= Stage::Ready;
         self.served.keeper().end(switch.session);
         self.history.restarts += 1;
+        self.restarts.store(self.history.restarts, Ordering::Relaxed);
         if !ready {
             // What the one before has left may be why.
-            self.memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
+            self.memory = new_memory(&self.store)?;
         }
         let pause = self.pace.pause(Instant::now(), ready);
         tracing::error!(
@@ -299,6 +329,23 @@ where
         );
         self.history.last_end = Some(text);
         Ok(self.signals.during(pause).await)
+    }
+}
+
+fn new_memory(store: &Store) -> io::Result<OwnedFd> {
+    let memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
+    store.keep_memory(&memory);
+    Ok(memory)
+}
+
+/// What the service manager shows of us; no answer while the keeper has its hands full.
+fn status<O: Opener, H: NodeHost>(
+    served: Arc<Served<O, H>>,
+    restarts: Arc<AtomicU64>,
+) -> impl Fn() -> Option<String> {
+    move || {
+        let restarts = restarts.load(Ordering::Relaxed);
+        Some(format!("{} ports, {restarts} restarts of the switch process", served.ports()?))
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use super::keeper::{Keeper, Session, Stage};
 use super::message::Request;
 use super::orders::Commander;
 use super::process::Process;
+use super::watchdog::Work;
 use crate::control::server::Socket;
 use crate::io::Opener;
 use crate::node::NodeHost;
@@ -204,14 +204,19 @@ pub async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) -> bool 
 /// Shared with the threads that answer.
 pub struct Served<O, H> {
     keeper: Mutex<Keeper<O, H>>,
-    /// Something is being done for a switch process, whose control thread waits for it.
-    busy: AtomicBool,
+    /// What is being done for a switch process, whose control thread waits for it.
+    work: Arc<Work>,
 }
 
 impl<O: Opener, H: NodeHost> Served<O, H> {
     /// Around a keeper.
-    pub const fn new(keeper: Keeper<O, H>) -> Self {
-        Self { keeper: Mutex::new(keeper), busy: AtomicBool::new(false) }
+    pub fn new(keeper: Keeper<O, H>) -> Self {
+        Self { keeper: Mutex::new(keeper), work: Arc::default() }
+    }
+
+    /// Ports that are kept; no answer while the keeper has its hands full.
+    pub fn ports(&self) -> Option<usize> {
+        Some(self.keeper.try_lock().ok()?.ports())
     }
 
     /// The keeper. While it is held, no message of a switch process is half read or half answered.
@@ -221,7 +226,12 @@ impl<O: Opener, H: NodeHost> Served<O, H> {
 
     /// Does a switch process wait?
     pub fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed)
+        self.work.busy()
+    }
+
+    /// What is being done.
+    pub const fn work(&self) -> &Arc<Work> {
+        &self.work
     }
 
     /// Answers until the other end is closed.
@@ -246,9 +256,9 @@ impl<O: Opener, H: NodeHost> Served<O, H> {
                 }
                 Err(e) => return tracing::error!("a message of the switch process: {e}"),
             };
-            self.busy.store(true, Ordering::Relaxed);
+            self.work.begins();
             let (reply, fd) = keeper.answer(session, request);
-            self.busy.store(false, Ordering::Relaxed);
+            self.work.ends();
             let sent = channel.send(&reply, fd.as_ref().map(OwnedFd::as_fd));
             let stage = keeper.stage(session);
             drop(keeper);

@@ -19,7 +19,7 @@ const SESSION: Session = Session::FIRST;
 
 type Fake = Keeper<FakeOpener, MemoryHost>;
 
-fn spec(name: &str) -> PortSpec {
+pub(super) fn spec(name: &str) -> PortSpec {
     PortSpec {
         netns: NetnsRef::Name(name.into()),
         identity: None,

@@ -105,14 +105,21 @@ impl Account {
             fs::DirBuilder::new().mode(mode).create(dir)?;
         }
         let Some(Self { uid, gid }) = account else { return Ok(()) };
-        lchown(dir, Some(uid), Some(gid))?;
-        for entry in fs::read_dir(dir)? {
+        // The directory last: a root without CAP_DAC_OVERRIDE does not get into one that is somebody else's, and by
+        // then everything in it is.
+        let entries = match fs::read_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && fs::metadata(dir)?.uid() == uid => {
+                return Ok(());
+            }
+            other => other?,
+        };
+        for entry in entries {
             let entry = entry?;
             if entry.file_type()?.is_file() {
                 lchown(entry.path(), Some(uid), Some(gid))?;
             }
         }
-        Ok(())
+        lchown(dir, Some(uid), Some(gid))
     }
 }
 

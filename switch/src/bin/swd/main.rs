@@ -7,7 +7,6 @@ mod account;
 mod means;
 mod monitor_process;
 mod options;
-mod ready;
 mod serving;
 mod state_dir;
 mod switch_process;

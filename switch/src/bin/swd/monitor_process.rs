@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use switch::control::server::Socket;
 use switch::io::HostOpener;
 use switch::monitor::child::Birth;
-use switch::monitor::{self, Estate, Job, Origin, Talk};
+use switch::monitor::{self, Estate, Job, Origin, Returned, Store, Talk};
 use switch::node::NftHost;
+use switch::notify::{self, Notifier};
 
 use super::account::Account;
 use super::options::Options;
-use super::{Failure, about_socket, account, nft_table, own_directories, ready, socket_path};
+use super::{Failure, about_socket, account, nft_table, own_directories, socket_path};
 
 /// How long the switch process of a monitor that was killed may take to end.
 const LEFTOVER: Duration = Duration::from_secs(3);
@@ -27,9 +28,18 @@ pub fn run(options: &Options, config: String, left: Option<Estate>) -> Result<Ex
     for dir in own_directories(options) {
         Account::own(account, &dir, 0o700).map_err(|e| format!("directory {}: {e}", dir.display()))?;
     }
-    let origin = match left {
-        Some(estate) => Origin::Left(Box::new(estate)),
-        None => origin(options)?,
+    let (store, origin) = match left {
+        Some(estate) => {
+            let next = estate.next_name;
+            (store(next)?, Origin::Left(Box::new(estate)))
+        }
+        None => {
+            // First of all: descriptors are known by their numbers.
+            let returned = kept_by_the_service_manager()?;
+            let store = store(returned.next)?;
+            returned.refused.iter().for_each(|name| store.forget(Some(name)));
+            (store, origin(options, returned)?)
+        }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let job = Job {
@@ -41,7 +51,9 @@ pub fn run(options: &Options, config: String, left: Option<Estate>) -> Result<Ex
         },
         opener: HostOpener,
         host: NftHost::new(nft_table(options))?,
-        notify: ready::tell,
+        notify: notify::tell,
+        watchdog: notify::watchdog(),
+        store,
         version: env!("CARGO_PKG_VERSION"),
         origin,
     };
@@ -49,7 +61,7 @@ pub fn run(options: &Options, config: String, left: Option<Estate>) -> Result<Ex
 }
 
 /// With what a monitor begins that was started.
-fn origin(options: &Options) -> Result<Origin, Failure> {
+fn origin(options: &Options, mut returned: Returned) -> Result<Origin, Failure> {
     let path = socket_path(options);
     let door = ctl::upgrade::door(&path);
     let about_door = |e: io::Error| format!("the monitor's socket {}: {e}", door.display());
@@ -58,9 +70,33 @@ fn origin(options: &Options) -> Result<Origin, Failure> {
     {
         return Ok(Origin::Other(talk));
     }
-    let socket = patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?;
+    let listener = returned.listener.take();
+    let socket = match listener.and_then(|(listener, id)| Socket::returned(listener, &path, id)) {
+        Some(socket) => socket,
+        None => patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?,
+    };
     let own = patiently(|| Socket::prepare_private(&door)).map_err(about_door)?;
-    Ok(Origin::Nothing(Box::new([socket, own])))
+    Ok(Origin::Start(Box::new([socket, own]), Box::new(returned)))
+}
+
+/// Where descriptors go; `next` is the number of the first name that is free.
+fn store(next: u64) -> io::Result<Store> {
+    Ok(Notifier::from_env()?.map_or_else(Store::default, |manager| Store::new(manager, next)))
+}
+
+/// Descriptors that have come back.
+fn kept_by_the_service_manager() -> io::Result<Returned> {
+    let returned = Returned::sort(notify::take_descriptors()?);
+    let (ports, sockets) = (returned.ports.len(), returned.underlay.len());
+    if ports + sockets > 0 || returned.memory.is_some() {
+        tracing::info!(
+            ports,
+            sockets,
+            memory = returned.memory.is_some(),
+            "taken back from the service manager"
+        );
+    }
+    Ok(returned)
 }
 
 /// Tries for a while: the switch process of a monitor that was killed ends with it, but takes a moment.

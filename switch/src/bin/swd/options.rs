@@ -151,6 +151,18 @@ mod tests {
         assert!(Cli::try_parse_from(["swd", "--mtu", "100"]).is_err());
     }
 
+    /// Whoever takes the comment signs away has a file that is read.
+    #[test]
+    fn the_sample_is_sound() {
+        let sample = include_str!("../../../../packaging/systemd/swd.toml");
+        assert_eq!(Options::parse(Path::new("swd.toml"), sample).unwrap(), Options::default());
+        let is_key = |rest: &&str| !rest.starts_with(' ') && (rest.contains(" = ") || rest.starts_with('['));
+        let bare = |line: &str| line.strip_prefix('#').filter(is_key).unwrap_or(line).to_owned();
+        let filled: Vec<String> = sample.lines().map(bare).collect();
+        let options = Options::parse(Path::new("swd.toml"), &filled.join("\n")).unwrap();
+        assert!(options.underlay.is_some() && options.plan.is_some_and(|plan| plan.networks.len() == 1));
+    }
+
     #[test]
     fn flags_win_over_the_file() {
         let dir = tempfile::tempdir().unwrap();

@@ -12,8 +12,8 @@ use switch::monitor::child::rewrite;
 use switch::monitor::orders::{Order, Orders, Pending};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::Failure;
 use super::state_dir::StateDir;
-use super::{Failure, ready};
 
 /// What makes a process end in order.
 pub struct Signals {
@@ -131,7 +131,7 @@ impl Serving {
                 name = signals.any() => {
                     tracing::info!("stopping: {name}");
                     match client.as_ref().map(Client::stopping) {
-                        None => ready::tell("STOPPING=1"),
+                        None => switch::notify::tell("STOPPING=1"),
                         Some(Ok(())) => {}
                         Some(Err(e)) => tracing::warn!("telling the monitor: {e}"),
                     }

@@ -8,6 +8,7 @@
 
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ctl::tombstone;
@@ -19,7 +20,9 @@ use switch::datapath::Config;
 use switch::io::Opener as _;
 use switch::monitor::heartbeat::{EVERY, Pulse, Thread};
 use switch::monitor::orders::Orders;
+use switch::monitor::watchdog::keep_alive;
 use switch::monitor::{Client, Inherited};
+use switch::notify;
 use switch::sandbox::{self, Measure, ThreadKind};
 use switch::worker::{self, WorkerConfig};
 use tunnel::Encap;
@@ -29,7 +32,7 @@ use super::means::Means;
 use super::options::Options;
 use super::serving::{End, Serving, Signals};
 use super::state_dir::StateDir;
-use super::{Failure, about_socket, ready, socket_path, state_dir};
+use super::{Failure, about_socket, socket_path, state_dir};
 
 const FDB_LIMIT: u32 = 65_536;
 /// Sockets to send from that are at hand beside one for each peer.
@@ -170,6 +173,10 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         if let Some(sockets) = sockets {
             tokio::spawn(sockets.keep_filled());
         }
+        // Nothing below a monitor, which does it.
+        if let Some(every) = notify::watchdog() {
+            tokio::spawn(keep_alive(Arc::default(), Some(every), notify::tell, || None));
+        }
         // Signals are caught before anything has to be cleaned up.
         let signals = Signals::catch()?;
         let orders = means.orders.map(Orders::listen).transpose()?;
@@ -198,7 +205,7 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
                         match client {
                             Some(client) => client.ready(),
                             None => {
-                                ready::tell("READY=1");
+                                notify::tell("READY=1");
                                 Ok(())
                             }
                         }
