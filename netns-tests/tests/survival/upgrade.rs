@@ -20,7 +20,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 const TALKS: u64 = 10;
-const RATE: u64 = 4000;
+/// A device's queue holds a second of it, should the machine be busy with other things.
+const RATE: u64 = 1000;
 const QUESTIONS: Duration = Duration::from_millis(5);
 const CHANGES: Duration = Duration::from_millis(20);
 const RESUMED: Duration = Duration::from_secs(20);
@@ -277,10 +278,7 @@ pub fn a_version_that_is_killed_on_its_way_does_no_harm() -> Result<()> {
                 over += 1;
             }
             REFUSED => {
-                ensure!(
-                    now == old && said.stderr.contains("it ended: signal: 9"),
-                    "{now}, was {old}: {said:?}"
-                );
+                ensure!(now == old && said.stderr.contains("signal: 9"), "{now}, was {old}: {said:?}");
                 stayed += 1;
             }
             _ => return Err(Error::failed(format!("{said:?}"))),
