@@ -22,6 +22,8 @@ const MONITOR: &str = "SWD_MONITOR_PID";
 const RESTARTS: &str = "SWD_RESTARTS";
 /// How the one before ended.
 const LAST_END: &str = "SWD_LAST_END";
+/// It is to use the last-known-good state.
+const FALL_BACK: &str = "SWD_FALL_BACK";
 
 /// What `ps` calls it.
 pub const NAME: &str = "swd-switch";
@@ -69,6 +71,7 @@ impl Birth {
         handed: Handed,
         restarts: u64,
         last_end: Option<&str>,
+        fall_back: bool,
     ) -> io::Result<tokio::process::Child> {
         let mut command = std::process::Command::new(&self.program);
         command.arg0(NAME).args(&self.args).env(MONITOR, std::process::id().to_string());
@@ -76,6 +79,10 @@ impl Birth {
         match last_end {
             Some(text) => command.env(LAST_END, text),
             None => command.env_remove(LAST_END),
+        };
+        match fall_back {
+            true => command.env(FALL_BACK, "1"),
+            false => command.env_remove(FALL_BACK),
         };
         let mapping = |parent_fd, child_fd| FdMapping { parent_fd, child_fd };
         command
@@ -101,6 +108,8 @@ pub struct Inherited {
     pub restarts: u64,
     /// How the one before ended.
     pub last_end: Option<String>,
+    /// Those before ended over and over: use the last-known-good state.
+    pub fall_back: bool,
     /// To the monitor.
     pub channel: UnixStream,
     /// Clients connect here.
@@ -132,6 +141,7 @@ impl Inherited {
             monitor,
             restarts: word(RESTARTS).and_then(|n| n.parse().ok()).unwrap_or(0),
             last_end: word(LAST_END),
+            fall_back: word(FALL_BACK).is_some(),
             channel: take(CHANNEL)?.into(),
             listener: take(LISTENER)?.into(),
             heartbeat: Heartbeat::from_fd(take(HEARTBEAT)?),

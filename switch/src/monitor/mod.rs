@@ -12,6 +12,7 @@
 pub mod channel;
 pub mod child;
 pub mod client;
+mod fallback;
 pub mod heartbeat;
 pub mod keeper;
 pub mod message;
@@ -24,4 +25,4 @@ mod tests;
 pub use child::Inherited;
 pub use client::Client;
 pub use heartbeat::Heartbeat;
-pub use supervise::{Job, run};
+pub use supervise::{Job, START, run};

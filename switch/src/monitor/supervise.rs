@@ -1,8 +1,9 @@
 //! Starts the switch process, watches it, and starts it again.
 //!
 //! Two threads: one answers the switch process ([`super::keeper`]), this one waits for its end, for a sign of life
-//! that does not come, and for signals. A switch process that was never ready and ends by itself has said why, and
-//! the monitor ends with it; later ones are started again for as long as it takes ([`super::pace`]). Pods keep their devices all the while.
+//! that does not come, and for signals. A first switch process that ends by itself before it is ready has said why, and
+//! the monitor ends with it; later ones are started again for as long as it takes ([`super::pace`]). Pods keep their
+//! devices all the while. A crash loop makes the next one fall back ([`super::fallback`]).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 
 use super::channel::Channel;
 use super::child::{self, Birth, Handed};
+use super::fallback::{self, Fallback};
 use super::heartbeat::{Heartbeat, Thread};
 use super::keeper::{Keeper, Stage};
 use super::message::Request;
@@ -30,8 +32,14 @@ use crate::node::NodeHost;
 
 /// Between two looks for one.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a switch process may give no sign of life before it is ready: a start with a thousand ports takes seconds,
+/// and disks may be slow.
+pub const START: Duration = Duration::from_secs(60);
 /// Time that a switch process has to end when it is told to.
 const END: Duration = Duration::from_secs(10);
+/// The exit code of a program whose first thread panicked.
+const PANICKED: i32 = 101;
+
 /// What the monitor is to do.
 pub struct Job<O, H> {
     /// How a switch process is started.
@@ -45,6 +53,8 @@ pub struct Job<O, H> {
     pub socket: Socket,
     /// Tells the service manager.
     pub notify: fn(&str),
+    /// See [`START`].
+    pub start_limit: Duration,
 }
 
 /// What happens in the life of a switch process.
@@ -58,7 +68,8 @@ enum Event {
 /// Why a switch process is no more.
 enum End {
     Exited(ExitStatus),
-    Hung(Thread),
+    /// This thread, for so long.
+    Hung(Thread, Duration),
 }
 
 /// Runs until the switch process ends for good. Returns the exit code: its own.
@@ -70,7 +81,7 @@ where
     O: Opener + Send + 'static,
     H: NodeHost + Send + 'static,
 {
-    let Job { birth, opener, host, mut socket, notify } = job;
+    let Job { birth, opener, host, mut socket, notify, start_limit } = job;
     let mut memory = memfd_create("swd-memory", MemfdFlags::CLOEXEC)?;
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut signals = Signals { terminate, interrupt, told: false };
@@ -79,9 +90,11 @@ where
     let mut restarts = 0;
     let mut last_end: Option<String> = None;
     let mut pace = Pace::new(Instant::now());
+    let mut fallback = Fallback::default();
     let mut told_ready = false;
     loop {
-        let born = begin(&birth, &served, &socket, &memory, restarts, last_end.as_deref());
+        let started = Instant::now();
+        let born = begin(&birth, &served, &socket, &memory, restarts, last_end.as_deref(), fallback.word());
         let (mut child, watch, answering) = match born {
             Ok(born) => born,
             Err(e) if !told_ready => return Err(e),
@@ -97,7 +110,7 @@ where
         };
         let first = !told_ready;
         let end = watch
-            .until_end(&mut child, &mut signals, |event| {
+            .until_end(&mut child, &mut signals, start_limit, |event| {
                 match event {
                     Event::Ready if first => {
                         socket.publish()?;
@@ -117,15 +130,16 @@ where
         // The other end is closed by now, so this thread ends as soon as it has done what it was asked last.
         let _ = tokio::task::spawn_blocking(move || answering.join()).await;
         let (stage, told) = (served.keeper().stage(), signals.told);
+        let falls_back = fallback.ended(started, Instant::now(), stage >= Stage::Ready);
         if let End::Exited(status) = &end
-            && (told || stage == Stage::Stopping || !told_ready)
+            && (told || stage == Stage::Stopping || !told_ready && (said_why(*status) || fallback.tried()))
         {
             return Ok(code(*status));
         }
         let text = match &end {
             End::Exited(status) => format!("the switch process ended: {status}"),
-            End::Hung(thread) => {
-                let seconds = thread.patience().as_secs();
+            End::Hung(thread, patience) => {
+                let seconds = patience.as_secs();
                 format!(
                     "the {} gave no sign of life for {seconds} s, and the switch process was ended",
                     thread.name()
@@ -145,6 +159,12 @@ where
             pause_ms = pause.as_millis() as u64,
             "{text}; starting another"
         );
+        if falls_back {
+            let (lives, seconds) = (fallback::LIVES, fallback::WITHIN.as_secs());
+            tracing::warn!(
+                "{lives} switch processes ended within {seconds} s: the next one falls back on the last-known-good state"
+            );
+        }
         last_end = Some(text);
         if signals.during(pause).await {
             return Ok(0);
@@ -162,6 +182,7 @@ fn begin<'a, O, H>(
     memory: &OwnedFd,
     restarts: u64,
     last_end: Option<&str>,
+    fall_back: bool,
 ) -> io::Result<Born<'a, O, H>>
 where
     O: Opener + Send + 'static,
@@ -177,7 +198,7 @@ where
         memory: memory.try_clone()?,
         config: child::text(&birth.config)?,
     };
-    let child = birth.start(handed, restarts, last_end)?;
+    let child = birth.start(handed, restarts, last_end, fall_back)?;
     let ready = Arc::new(Notify::new());
     let answering = {
         let (served, ready) = (served.clone(), ready.clone());
@@ -270,6 +291,7 @@ impl<O: Opener, H: NodeHost> Watch<'_, O, H> {
         mut self,
         child: &mut Child,
         signals: &mut Signals,
+        start_limit: Duration,
         mut on: impl FnMut(Event) -> io::Result<()>,
     ) -> io::Result<End> {
         let mut looks = tokio::time::interval(LOOK);
@@ -287,27 +309,28 @@ impl<O: Opener, H: NodeHost> Watch<'_, O, H> {
                     self.seen.iter_mut().for_each(|seen| seen.1 = Instant::now());
                     on(Event::Ready)?;
                 }
-                _ = looks.tick(), if ready => {
-                    if let Some(thread) = self.hung() {
+                _ = looks.tick() => {
+                    if let Some((thread, patience)) = self.hung((!ready).then_some(start_limit)) {
                         child.start_kill()?;
                         child.wait().await?;
-                        return Ok(End::Hung(thread));
+                        return Ok(End::Hung(thread, patience));
                     }
                 }
             }
         }
     }
 
-    /// The thread that has given no sign of life for too long.
-    fn hung(&mut self) -> Option<Thread> {
+    /// The thread that has given no sign of life for too long, and how long that is: `limit`, or what is usual.
+    fn hung(&mut self, limit: Option<Duration>) -> Option<(Thread, Duration)> {
         let beats = self.heartbeat.read().ok()?;
         let now = Instant::now();
         for ((thread, beat), seen) in Thread::ALL.into_iter().zip(beats).zip(&mut self.seen) {
+            let patience = limit.unwrap_or(thread.patience());
             let waits_for_us = thread == Thread::Control && self.served.busy.load(Ordering::Relaxed);
             if seen.0 != beat || waits_for_us {
                 *seen = (beat, now);
-            } else if now - seen.1 >= thread.patience() {
-                return Some(thread);
+            } else if now - seen.1 >= patience {
+                return Some((thread, patience));
             }
         }
         None
@@ -326,6 +349,11 @@ impl<O: Opener, H: NodeHost> Watch<'_, O, H> {
             }
         }
     }
+}
+
+/// Does one that ends like this before it was ever ready refuse to run? Else it has crashed.
+fn said_why(status: ExitStatus) -> bool {
+    status.code().is_some_and(|code| code != PANICKED)
 }
 
 /// Of the monitor, when the switch process has ended like this.

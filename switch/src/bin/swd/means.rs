@@ -21,6 +21,8 @@ pub struct Means {
     pub client: Option<Client>,
     heartbeat: Option<Heartbeat>,
     pub memory: Option<MemoryFile>,
+    /// Use the last-known-good state.
+    pub fall_back: bool,
     /// Who has started this process.
     pub monitored: Option<Monitored>,
     /// What this process has given up.
@@ -40,6 +42,7 @@ impl Means {
                 client: None,
                 heartbeat: None,
                 memory: None,
+                fall_back: false,
                 monitored: None,
                 sandbox: Level::default(),
             });
@@ -68,6 +71,7 @@ impl Means {
             client: Some(client),
             heartbeat: Some(inherited.heartbeat),
             memory: Some(MemoryFile::from_fd(inherited.memory)),
+            fall_back: inherited.fall_back,
             monitored: Some(Monitored {
                 pid: inherited.monitor,
                 restarts: inherited.restarts,

@@ -39,6 +39,7 @@ pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
         host: NftHost::new(nft_table(options))?,
         socket: patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?,
         notify: ready::tell,
+        start_limit: options.start_limit.map_or(monitor::START, Duration::from_secs),
     };
     Ok(runtime.block_on(monitor::run(job))?.into())
 }

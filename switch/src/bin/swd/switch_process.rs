@@ -14,7 +14,7 @@ use ctl::tombstone;
 use switch::control::fs::RealFs;
 use switch::control::program::{ProgramError, TapProgram};
 use switch::control::server::{self, Socket};
-use switch::control::{Control, Settings, Store, Underlay, plan, state};
+use switch::control::{Control, Settings, Store, Underlay, good, plan, state};
 use switch::datapath::Config;
 use switch::io::Opener as _;
 use switch::monitor::heartbeat::{EVERY, Pulse, Thread};
@@ -98,6 +98,9 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
     };
     let mut store = Store::new(Box::new(fs));
     let mut loaded = store.load().map_err(|e| format!("{}: {e}", state_dir.display()))?;
+    if means.fall_back {
+        loaded = good::fall_back(&mut store, loaded);
+    }
 
     let ports = (options.vxlan_port.unwrap_or(4789), options.geneve_port.unwrap_or(6081));
     if ports.0 == ports.1 {
@@ -132,6 +135,8 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         workers: 1,
         udp_gso_segments: if underlay.is_some() { tx.limits(&anyone).segments as u32 } else { 0 },
         udp_gro: !rx.is_empty() && rx.iter().all(UdpRx::gro),
+        state_dir: std::path::absolute(&state_dir).unwrap_or_else(|_| state_dir.clone()),
+        good_after: options.good_after.map_or(good::AFTER, Duration::from_secs),
         sandbox: means.sandbox.clone(),
         monitor: means.monitored.take(),
         tombstones: Some(tombstone::directory(&socket_path)),
