@@ -14,6 +14,7 @@ mod crash_loop;
 mod end;
 mod hang;
 mod kills;
+mod last_good;
 mod learned;
 mod process;
 mod soak;
@@ -40,6 +41,8 @@ fn main() -> std::process::ExitCode {
         ("stopped_and_spinning", hang::stopped_and_spinning),
         ("what_was_learned_comes_back", learned::what_was_learned_comes_back),
         ("a_crash_loop_is_held_to_its_pace", crash_loop::a_crash_loop_is_held_to_its_pace),
+        ("a_state_that_does_not_hold", last_good::a_state_that_does_not_hold),
+        ("a_start_that_hangs", last_good::a_start_that_hangs),
         ("nothing_of_a_stopped_daemon_stays", end::nothing_of_a_stopped_daemon_stays),
         ("soak", soak::soak),
     ])

@@ -15,12 +15,14 @@ use ctl::error::{ApiError, Reason};
 use tokio::sync::watch;
 
 use super::attach::Reaper;
+use super::good::{self, Proving};
 use super::ipam::{Allocator, Released};
 use super::kernel::Kernel;
 use super::program::{self, Answer, Program, ProgramError};
 use super::publish::{Numbers, Publisher};
 use super::reconcile::{Actual, Up};
 use super::remember::restore::Restore;
+use super::state::last_good::Suspect;
 use super::state::{Loaded, Store};
 use super::{Settings, derive, rules};
 use crate::datapath::{Egress, NetId, PeerId, Tables};
@@ -67,6 +69,9 @@ pub struct Core {
     /// About the state file as found at start.
     load_problem: Option<String>,
     save_problem: Option<String>,
+    /// States that were put aside because the process kept ending with them.
+    suspects: Vec<Suspect>,
+    proving: Proving,
     /// Not before then is a failed save tried again by itself.
     save_again_at: Instant,
     /// Another process is about to take over: nothing may change.
@@ -76,7 +81,7 @@ pub struct Core {
 impl Core {
     pub(super) fn new(
         settings: Settings,
-        store: Store,
+        mut store: Store,
         loaded: Loaded,
         opener: Box<dyn Opener + Send>,
         host: Box<dyn NodeHost + Send>,
@@ -86,6 +91,10 @@ impl Core {
         if let Some(problem) = &loaded.problem {
             tracing::error!("{problem}");
         }
+        let suspects = store.suspects().unwrap_or_else(|e| {
+            tracing::warn!("looking for states that were put aside: {e}");
+            Vec::new()
+        });
         Self {
             ipam: Allocator::new(settings.seed),
             reaper: Reaper::new(settings.tombstones.clone()),
@@ -93,6 +102,8 @@ impl Core {
             restore: None,
             plan: NodePlan::default(),
             kernel: Kernel::new(host, Instant::now()),
+            proving: Proving::new(settings.good_after),
+            suspects,
             tables: Arc::new(Tables::new(settings.seed)),
             settings,
             desired: loaded.desired,
@@ -178,6 +189,13 @@ impl Core {
             return Ok(());
         }
         self.converge(now)
+    }
+
+    /// Finds out whether the state holds. Looks whether those that were put aside are still there.
+    pub(super) fn prove(&mut self, now: Instant) {
+        self.proving.step(&mut self.store, self.generation, now);
+        let store = &mut self.store;
+        self.suspects.retain(|suspect| store.is_kept(suspect));
     }
 
     /// Adds a port and answers when its pod can use it.
@@ -420,15 +438,18 @@ impl Core {
     }
 
     /// What is wrong with the state file.
-    pub(super) fn state_problems(&self) -> impl Iterator<Item = (String, &'static str)> + '_ {
+    pub(super) fn state_problems(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let load = self.load_problem.as_ref();
         let load =
-            self.load_problem.clone().map(|p| (p, "compare with `swctl export`, repeat what is missing"));
-        let save = self.save_problem.clone().map(|p| (p, "make room on the disk of the state directory"));
+            load.map(|p| (p.clone(), "compare with `swctl export`, repeat what is missing".to_owned()));
+        let save = self.save_problem.as_ref();
+        let save = save.map(|p| (p.clone(), "make room on the disk of the state directory".to_owned()));
         let unsure = self.store.unsure().then(|| {
             let text = "the state on disk may be newer than what was acknowledged".to_owned();
-            (text, "the next change that succeeds puts it right")
+            (text, "the next change that succeeds puts it right".to_owned())
         });
-        load.into_iter().chain(save).chain(unsure)
+        let suspect = good::alarm(&self.suspects, &self.settings.state_dir);
+        load.into_iter().chain(save).chain(unsure).chain(suspect)
     }
 
     /// Why changes cannot be made now, if they cannot.

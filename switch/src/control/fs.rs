@@ -21,6 +21,11 @@ pub trait Fs: Send {
     /// # Errors
     /// Those of the system, and `InvalidData` for more than [`MAX_FILE`] bytes.
     fn read(&mut self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Is there something of this name?
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn exists(&mut self, name: &str) -> io::Result<bool>;
     /// Creates a file that did not exist, with this content, and waits until the content is on the disk. The
     /// name is durable only after [`Fs::sync_dir`].
     ///
@@ -98,6 +103,14 @@ impl Fs for RealFs {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than 256 MiB"));
         }
         Ok(Some(content))
+    }
+
+    fn exists(&mut self, name: &str) -> io::Result<bool> {
+        match rustix::fs::statat(self.dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn create(&mut self, name: &str, content: &[u8]) -> io::Result<()> {

@@ -19,6 +19,7 @@ pub mod core;
 pub mod derive;
 mod explain;
 pub mod fs;
+pub mod good;
 pub mod handover;
 pub mod ids;
 pub mod ipam;
@@ -89,6 +90,10 @@ pub struct Settings {
     pub udp_gro: bool,
     /// Where notes are left about attachments that were deleted while this daemon did not answer.
     pub tombstones: Option<PathBuf>,
+    /// Where the state is, for messages.
+    pub state_dir: PathBuf,
+    /// How long a process has to live with a state until that is the last-known-good one.
+    pub good_after: Duration,
     /// How far the process is shut in.
     pub sandbox: Level,
     /// Who has started this process, if that is a monitor.
@@ -169,6 +174,7 @@ impl Control {
         let answer = {
             let mut core = self.core().await;
             core.save_again(Instant::now())?;
+            core.prove(Instant::now());
             if core.unwritable().is_none() {
                 core.reap();
             }

@@ -15,6 +15,8 @@ use ctl::desired::document::Notation;
 
 use super::fs::Fs;
 
+pub mod last_good;
+
 /// The current state.
 pub const CURRENT: &str = "state";
 /// The one before.

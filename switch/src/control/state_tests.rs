@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::super::fs::RealFs;
 use super::*;
 
-fn desired(vni: u32) -> DesiredState {
+pub fn desired(vni: u32) -> DesiredState {
     let network = Network {
         name: format!("net-{vni}"),
         vni: Vni::new(vni).unwrap(),
@@ -27,20 +27,20 @@ fn desired(vni: u32) -> DesiredState {
 
 /// A disk that forgets what was not synced: content of files, and names in the order they were changed.
 #[derive(Default)]
-struct Disk {
+pub struct Disk {
     files: Vec<Vec<u8>>,
     names: HashMap<String, usize>,
     durable: HashMap<String, usize>,
     pending: Vec<(String, Option<usize>)>,
-    ops: usize,
+    pub ops: usize,
     /// Operation that fails, how many fail from there, and whether the machine stops there.
-    fault: Option<(usize, usize, bool)>,
+    pub fault: Option<(usize, usize, bool)>,
     /// How much of a file is written when creating it fails.
-    torn: usize,
+    pub torn: usize,
 }
 
 #[derive(Clone, Default)]
-struct SimFs(Arc<Mutex<Disk>>);
+pub struct SimFs(pub Arc<Mutex<Disk>>);
 
 impl Disk {
     fn step(&mut self) -> io::Result<()> {
@@ -62,7 +62,7 @@ impl Disk {
     }
 
     /// Power is lost after `kept` of the changes of names reached the disk.
-    fn lose_power(&mut self, kept: usize) {
+    pub fn lose_power(&mut self, kept: usize) {
         for (name, file) in self.pending.drain(..).take(kept) {
             match file {
                 Some(file) => self.durable.insert(name, file),
@@ -78,6 +78,10 @@ impl Fs for SimFs {
     fn read(&mut self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let disk = self.0.lock().unwrap();
         Ok(disk.names.get(name).map(|&f| disk.files[f].clone()))
+    }
+
+    fn exists(&mut self, name: &str) -> io::Result<bool> {
+        Ok(self.0.lock().unwrap().names.contains_key(name))
     }
 
     fn create(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
@@ -134,7 +138,7 @@ impl Fs for SimFs {
     }
 }
 
-fn load(fs: &SimFs) -> Loaded {
+pub fn load(fs: &SimFs) -> Loaded {
     let loaded = Store::new(Box::new(fs.clone())).load().unwrap();
     assert_eq!(loaded.problem, None);
     loaded

@@ -34,6 +34,8 @@ pub fn settings() -> Settings {
         udp_gso_segments: 0,
         udp_gro: false,
         tombstones: None,
+        state_dir: "/var/lib/swd".into(),
+        good_after: super::good::AFTER,
         sandbox: crate::sandbox::Level::default(),
         monitor: None,
     }
@@ -212,6 +214,9 @@ pub struct FullDisk(pub fs::RealFs, pub Arc<AtomicBool>);
 impl fs::Fs for FullDisk {
     fn read(&mut self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
         self.0.read(name)
+    }
+    fn exists(&mut self, name: &str) -> std::io::Result<bool> {
+        self.0.exists(name)
     }
     fn create(&mut self, name: &str, content: &[u8]) -> std::io::Result<()> {
         if self.1.load(Ordering::Relaxed) {

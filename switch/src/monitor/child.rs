@@ -27,6 +27,8 @@ const MONITOR: &str = "SWD_MONITOR_PID";
 const RESTARTS: &str = "SWD_RESTARTS";
 const UPGRADES: &str = "SWD_UPGRADES";
 const LAST_END: &str = "SWD_LAST_END";
+/// It is to use the last-known-good state.
+const FALL_BACK: &str = "SWD_FALL_BACK";
 
 /// What `ps` calls it.
 pub const NAME: &str = "swd-switch";
@@ -61,6 +63,8 @@ pub struct Handed {
     pub config: OwnedFd,
     /// Where it leaves what is declared for one that takes over from it.
     pub outbox: OwnedFd,
+    /// It is to use the last-known-good state.
+    pub fall_back: bool,
     /// What is declared, in the format of the state file, where another process forwards that this one is to take over
     /// from.
     pub state: Option<OwnedFd>,
@@ -98,7 +102,10 @@ impl Birth {
         let mut command = std::process::Command::new(&self.program);
         command.arg0(NAME).args(&self.args).env(MONITOR, std::process::id().to_string());
         command.env(RESTARTS, history.restarts.to_string()).env(UPGRADES, history.upgrades.to_string());
-        command.env_remove(STANDBY).env_remove(LAST_END);
+        command.env_remove(STANDBY).env_remove(LAST_END).env_remove(FALL_BACK);
+        if handed.fall_back {
+            command.env(FALL_BACK, "1");
+        }
         for word in crate::notify::WORDS {
             command.env_remove(word);
         }
@@ -132,6 +139,8 @@ pub struct Inherited {
     pub monitor: u32,
     /// What became of those before.
     pub history: History,
+    /// Those before ended over and over: use the last-known-good state.
+    pub fall_back: bool,
     /// To the monitor.
     pub channel: UnixStream,
     /// From the monitor, see [`super::orders`].
@@ -172,6 +181,7 @@ impl Inherited {
         Ok(Some(Self {
             monitor,
             history,
+            fall_back: word(FALL_BACK).is_some(),
             channel: take(CHANNEL)?.into(),
             orders: take(ORDERS)?.into(),
             listener: take(LISTENER)?.into(),

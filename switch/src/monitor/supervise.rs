@@ -1,9 +1,10 @@
 //! Starts the switch process, watches it, and starts it again; replaces it when somebody wants another version.
 //!
 //! Two threads: one answers the switch process ([`super::switch::Served`]), this one waits for its end, for a sign of
-//! life that does not come, for signals, and for those who knock ([`super::door`]). A switch process that was never
-//! ready and ends by itself has said why, and the monitor ends with it; later ones are started again for as long as it
-//! takes ([`super::pace`]). Pods keep their devices all the while.
+//! life that does not come, for signals, and for those who knock ([`super::door`]). A first switch
+//! process that ends by itself before it is ready has said why, and the monitor ends with it; later ones are started
+//! again for as long as it takes ([`super::pace`]). Pods keep their devices all the while. A crash loop makes the next
+//! one fall back ([`super::fallback`]).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,11 +21,12 @@ use tokio::sync::mpsc;
 use super::child::{Birth, History};
 use super::door::{self, Knock};
 use super::estate::{Estate, Left};
+use super::fallback::{self, Fallback};
 use super::heartbeat::Thread;
 use super::keeper::{Keeper, Session, Stage};
 use super::pace::Pace;
 use super::store::{Returned, Store};
-use super::switch::{Served, Switch, reached};
+use super::switch::{Life, Served, Switch, reached};
 use super::takeover::Talk;
 use super::watchdog::keep_alive;
 use super::{succession, upgrade};
@@ -34,6 +36,12 @@ use crate::node::NodeHost;
 
 /// Between two looks for a sign of life.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a switch process may give no sign of life before it is ready: a start with a thousand ports takes seconds,
+/// and disks may be slow.
+pub const START: Duration = Duration::from_secs(60);
+/// The exit code of a program whose first thread panicked.
+const PANICKED: i32 = 101;
 
 /// What the monitor is to do.
 pub struct Job<O, H> {
@@ -51,6 +59,8 @@ pub struct Job<O, H> {
     pub watchdog: Option<Duration>,
     /// Where descriptors are deposited.
     pub store: Store,
+    /// See [`START`].
+    pub start_limit: Duration,
     /// With what it begins.
     pub origin: Origin,
 }
@@ -80,6 +90,8 @@ pub(super) struct Monitor<O, H> {
     pub session: Session,
     signals: Signals,
     pace: Pace,
+    fallback: Fallback,
+    start_limit: Duration,
     /// Has a switch process ever been ready?
     told_ready: bool,
     notify: fn(&str),
@@ -92,8 +104,8 @@ pub(super) struct Monitor<O, H> {
 enum End {
     /// By itself, or because the monitor was told to end.
     Exited(ExitStatus),
-    /// It gave no sign of life.
-    Hung(Thread),
+    /// This thread gave no sign of life for so long.
+    Hung(Thread, Duration),
     /// Another one forwards.
     Replaced(Box<Switch>),
     /// Another monitor has everything.
@@ -130,7 +142,9 @@ where
             },
         };
         monitor.session = running.session;
+        let started = Instant::now();
         let end = monitor.watch(&mut running, &mut knocks).await?;
+        let falls_back;
         let text = match end {
             End::Replaced(new) => {
                 switch = Some(*new);
@@ -140,20 +154,30 @@ where
             End::Exited(status) => {
                 running.answered().await;
                 let stage = *running.stage.borrow();
-                if monitor.signals.told || stage == Stage::Stopping || !monitor.told_ready {
+                falls_back = monitor.fallback.ended(started, Instant::now(), stage >= Stage::Ready);
+                let said = !monitor.told_ready && (said_why(status) || monitor.fallback.tried());
+                if monitor.signals.told || stage == Stage::Stopping || said {
                     return Ok(code(status));
                 }
                 format!("the switch process ended: {status}")
             }
-            End::Hung(thread) => {
+            End::Hung(thread, patience) => {
                 running.answered().await;
-                let seconds = thread.patience().as_secs();
+                let ready = *running.stage.borrow() >= Stage::Ready;
+                falls_back = monitor.fallback.ended(started, Instant::now(), ready);
+                let seconds = patience.as_secs();
                 format!(
                     "the {} gave no sign of life for {seconds} s, and the switch process was ended",
                     thread.name()
                 )
             }
         };
+        if falls_back {
+            let (lives, seconds) = (fallback::LIVES, fallback::WITHIN.as_secs());
+            tracing::warn!(
+                "{lives} switch processes ended within {seconds} s: the next one falls back on the last-known-good state"
+            );
+        }
         if monitor.mourn(&running, text).await? {
             return Ok(0);
         }
@@ -194,6 +218,8 @@ where
             session,
             signals,
             pace: Pace::new(Instant::now()),
+            fallback: Fallback::default(),
+            start_limit: job.start_limit,
             told_ready: false,
             notify: job.notify,
         };
@@ -241,7 +267,11 @@ where
 
     /// Starts a switch process; one with a `state` is to take over from another.
     pub(super) fn start(&mut self, state: Option<OwnedFd>) -> io::Result<Switch> {
-        let life = (self.session.next(), &self.history);
+        let life = Life {
+            session: self.session.next(),
+            history: &self.history,
+            fall_back: state.is_none() && self.fallback.word(),
+        };
         Switch::start(&self.birth, &self.served, &self.socket, &self.memory, life, state)
     }
 
@@ -288,10 +318,11 @@ where
                         (self.notify)("READY=1");
                     }
                 }
-                _ = looks.tick(), if ready => {
-                    if let Some(thread) = switch.hung(self.served.is_busy()) {
+                _ = looks.tick() => {
+                    let limit = (!ready).then_some(self.start_limit);
+                    if let Some((thread, patience)) = switch.hung(self.served.is_busy(), limit) {
                         switch.process.kill().await?;
-                        return Ok(End::Hung(thread));
+                        return Ok(End::Hung(thread, patience));
                     }
                 }
                 Some(knock) = knocks.recv(), if ready => {
@@ -368,6 +399,11 @@ impl Signals {
     async fn during(&mut self, pause: Duration) -> bool {
         tokio::time::timeout(pause, self.any()).await.is_ok()
     }
+}
+
+/// Does one that ends like this before it was ever ready refuse to run? Else it has crashed.
+fn said_why(status: ExitStatus) -> bool {
+    status.code().is_some_and(|code| code != PANICKED)
 }
 
 /// Of the monitor, when the switch process has ended like this.

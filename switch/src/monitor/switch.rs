@@ -65,6 +65,16 @@ pub struct Parts {
     pub outbox: OwnedFd,
 }
 
+/// Which process is to be started.
+pub struct Life<'a> {
+    /// Which one it is.
+    pub session: Session,
+    /// What became of those before.
+    pub history: &'a History,
+    /// It is to use the last-known-good state.
+    pub fall_back: bool,
+}
+
 impl Switch {
     /// Starts one. With `state`, one that prepares itself to take over from another.
     ///
@@ -75,13 +85,14 @@ impl Switch {
         served: &Arc<Served<O, H>>,
         socket: &Socket,
         memory: &OwnedFd,
-        (session, history): (Session, &History),
+        life: Life<'_>,
         state: Option<OwnedFd>,
     ) -> io::Result<Self>
     where
         O: Opener + Send + 'static,
         H: NodeHost + Send + 'static,
     {
+        let Life { session, history, fall_back } = life;
         served.keeper().begin(session);
         let (channel, theirs) = Channel::pair()?;
         let (orders, obeyed) = Channel::pair()?;
@@ -94,6 +105,7 @@ impl Switch {
             memory: memory.try_clone()?,
             config: document(birth.config.as_bytes())?,
             outbox: document(&[])?,
+            fall_back,
             state,
         };
         let outbox = handed.outbox.try_clone()?;
@@ -158,16 +170,18 @@ impl Switch {
         self.seen.iter_mut().for_each(|seen| seen.1 = Instant::now());
     }
 
-    /// The thread that has given no sign of life for too long. `waited_for`: the monitor does something for it.
-    pub fn hung(&mut self, waited_for: bool) -> Option<Thread> {
+    /// The thread that has given no sign of life for too long, and how long that is: `limit`, or what is usual.
+    /// `waited_for`: the monitor does something for it.
+    pub fn hung(&mut self, waited_for: bool, limit: Option<Duration>) -> Option<(Thread, Duration)> {
         let beats = self.heartbeat.read().ok()?;
         let now = Instant::now();
         for ((thread, beat), seen) in Thread::ALL.into_iter().zip(beats).zip(&mut self.seen) {
+            let patience = limit.unwrap_or(thread.patience());
             let waits_for_us = thread == Thread::Control && waited_for;
             if seen.0 != beat || waits_for_us {
                 *seen = (beat, now);
-            } else if now - seen.1 >= thread.patience() {
-                return Some(thread);
+            } else if now - seen.1 >= patience {
+                return Some((thread, patience));
             }
         }
         None

@@ -123,6 +123,8 @@ pub fn serve() {
             udp_gso_segments: 0,
             udp_gro: false,
             tombstones: Some(here.join("tombstones")),
+            state_dir: here.clone(),
+            good_after: switch::control::good::AFTER,
             sandbox: level,
             monitor: None,
         };

@@ -22,6 +22,8 @@ pub struct Means {
     pub client: Option<Client>,
     heartbeat: Option<Heartbeat>,
     pub memory: Option<MemoryFile>,
+    /// Use the last-known-good state.
+    pub fall_back: bool,
     /// Who has started this process.
     pub monitored: Option<Monitored>,
     /// The monitor's orders.
@@ -47,6 +49,7 @@ impl Means {
                 client: None,
                 heartbeat: None,
                 memory: None,
+                fall_back: false,
                 monitored: None,
                 orders: None,
                 outbox: None,
@@ -78,6 +81,7 @@ impl Means {
             client: Some(client),
             heartbeat: Some(inherited.heartbeat),
             memory: Some(MemoryFile::from_fd(inherited.memory)),
+            fall_back: inherited.fall_back,
             monitored: Some(Monitored { pid: inherited.monitor, history: inherited.history }),
             orders: Some(inherited.orders),
             outbox: Some(inherited.outbox),

@@ -56,6 +56,7 @@ pub fn run(options: &Options, config: String, left: Option<Estate>) -> Result<Ex
         store,
         version: env!("CARGO_PKG_VERSION"),
         origin,
+        start_limit: options.start_limit.map_or(monitor::START, Duration::from_secs),
     };
     Ok(runtime.block_on(monitor::run(job))?.into())
 }

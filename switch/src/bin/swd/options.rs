@@ -67,6 +67,12 @@ pub struct Options {
     /// Whom the switch process runs as: a name in /etc/passwd, UID or UID:GID [default: swd, or 65521]
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
+    /// Seconds that a process has to live with a state until that is the last-known-good one
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    pub good_after: Option<u64>,
+    /// Seconds that a switch process may show no sign of life before it is ready
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    pub start_limit: Option<u64>,
     /// error, warn, info, debug or trace, or a filter such as `info,switch::control=debug` [default: info]
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG")]
     pub log_level: Option<String>,
@@ -129,6 +135,8 @@ impl Options {
             monitor: self.monitor.or(other.monitor),
             take_over: self.take_over.or(other.take_over),
             user: self.user.or(other.user),
+            good_after: self.good_after.or(other.good_after),
+            start_limit: self.start_limit.or(other.start_limit),
             log_level: self.log_level.or(other.log_level),
             plan: self.plan.or(other.plan),
         }

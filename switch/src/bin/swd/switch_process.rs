@@ -15,7 +15,7 @@ use ctl::tombstone;
 use switch::control::fs::RealFs;
 use switch::control::program::{ProgramError, TapProgram};
 use switch::control::server::Socket;
-use switch::control::{Control, Settings, Store, Underlay, plan, state};
+use switch::control::{Control, Settings, Store, Underlay, good, plan, state};
 use switch::datapath::Config;
 use switch::io::Opener as _;
 use switch::monitor::heartbeat::{EVERY, Pulse, Thread};
@@ -95,7 +95,8 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         Some(text) => state::handed(&text).map_err(|e| format!("the state that was handed over: {e}"))?,
         None => {
             dir.claim(means.client.is_some())?;
-            store.load().map_err(|e| format!("{}: {e}", state_dir.display()))?
+            let loaded = store.load().map_err(|e| format!("{}: {e}", state_dir.display()))?;
+            if means.fall_back { good::fall_back(&mut store, loaded) } else { loaded }
         }
     };
 
@@ -132,6 +133,8 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         workers: 1,
         udp_gso_segments: if underlay.is_some() { tx.limits(&anyone).segments as u32 } else { 0 },
         udp_gro: !rx.is_empty() && rx.iter().all(UdpRx::gro),
+        state_dir: std::path::absolute(&state_dir).unwrap_or_else(|_| state_dir.clone()),
+        good_after: options.good_after.map_or(good::AFTER, Duration::from_secs),
         sandbox: means.sandbox.clone(),
         monitor: means.monitored.take(),
         tombstones: Some(tombstone::directory(&socket_path)),

@@ -204,7 +204,7 @@ fn degraded(core: &Core) -> Vec<proto::Degraded> {
     let mut add =
         |object: String, message: String, hint: String| list.push(proto::Degraded { object, message, hint });
     for (message, hint) in core.state_problems() {
-        add("state".to_owned(), message, hint.to_owned());
+        add("state".to_owned(), message, hint);
     }
     for network in &core.desired.networks {
         let mtu = derive::network_mtu(&core.settings, network);
