@@ -140,6 +140,8 @@ impl Node {
             cmd = manager.prepare(cmd)?;
         }
         let daemon = cmd.daemon(&format!("swd on {}", self.name()), &self.log())?;
+        // It has copies of the descriptors that the daemon was given.
+        drop(cmd);
         *self.slot()? = Some(Swd { daemon, options: options.clone() });
         self.wait_until_answers()
     }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use switch::monitor::Inherited;
+use switch::notify;
 
 use account::Account;
 use options::{Cli, Options};
@@ -53,6 +54,10 @@ fn run() -> Result<ExitCode, Failure> {
     raise_nofile();
     match inherited {
         None if options.monitor != Some(false) => monitor_process::run(&options, config),
+        None => {
+            notify::decline_descriptors()?;
+            switch_process::run(options, None).map(|()| ExitCode::SUCCESS)
+        }
         inherited => switch_process::run(options, inherited).map(|()| ExitCode::SUCCESS),
     }
 }
