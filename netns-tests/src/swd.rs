@@ -163,6 +163,8 @@ impl Node {
             cmd = manager.prepare(cmd)?;
         }
         let daemon = cmd.daemon(&format!("swd on {}", self.name()), &self.log())?;
+        // It has copies of the descriptors that the daemon was given.
+        drop(cmd);
         Ok(Swd { daemon, options: options.clone() })
     }
 

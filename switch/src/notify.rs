@@ -6,14 +6,16 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, sendmsg_addr, socket_with, sockopt,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
 
 /// Words that are for the process that was started, and for no process that it starts.
 pub const WORDS: [&str; 6] =
@@ -23,6 +25,8 @@ pub const WORDS: [&str; 6] =
 const FIRST: RawFd = 3;
 /// A service manager that does not read for so long is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same, where we have to wait.
+const BARRIER: Duration = Duration::from_secs(5);
 /// Most descriptors of one datagram. The kernel would take 253; a port has two.
 pub const MAX_FDS: usize = 4;
 
@@ -83,6 +87,19 @@ impl Notifier {
     }
 }
 
+impl Notifier {
+    /// Waits until all that was said before has been heard (sd_notify_barrier(3), since systemd 246), for a while: older
+    /// ones close the descriptor unheard, which is as good.
+    fn has_heard(&self) -> io::Result<()> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.say("BARRIER=1", &[writer.as_fd()])?;
+        drop(writer);
+        let limit = Timespec { tv_sec: BARRIER.as_secs() as i64, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&reader, PollFlags::empty())], Some(&limit))?;
+        Ok(())
+    }
+}
+
 /// Says something to whoever wants to know. One who does not listen is no reason to end.
 pub fn tell(words: &str) {
     let told = Notifier::from_env().and_then(|to| to.map_or(Ok(()), |to| to.say(words, &[])));
@@ -135,11 +152,25 @@ pub fn take_descriptors() -> io::Result<Vec<(String, OwnedFd)>> {
     Ok(taken)
 }
 
+/// Closes the descriptors that were kept for this process, which has no use for them, and has them kept no longer: a
+/// device that somebody holds cannot be attached to.
+///
+/// # Errors
+/// As [`take_descriptors`].
+pub fn decline_descriptors() -> io::Result<()> {
+    let taken = take_descriptors()?;
+    let (false, Some(manager)) = (taken.is_empty(), Notifier::from_env()?) else { return Ok(()) };
+    for (name, fd) in taken {
+        drop(fd);
+        manager.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])?;
+    }
+    manager.has_heard()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-    use std::os::fd::AsFd as _;
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};

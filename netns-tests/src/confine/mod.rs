@@ -6,7 +6,7 @@
 //! re-created by what it amounts to, e.g. a `/dev` with the permitted devices only. Needs root.
 //!
 //! The program of the tests starts itself once more ([`crate::enter::enter`]) with `LAB_STAGE=confine` and the
-//! arguments UNIT DIRECTORY PROGRAM [ARGUMENT]..., gives everything up and becomes PROGRAM. DIRECTORY stands for the
+//! arguments `UNIT DIRECTORY PROGRAM [ARGUMENT]...`, gives everything up and becomes PROGRAM. DIRECTORY stands for the
 //! unit's state and runtime directories.
 
 mod calls;

@@ -12,6 +12,8 @@ use lab::{Context, Error, Lab, Node, Result, ensure, wait};
 
 /// No gap may be longer. Not a claim about speed.
 const BOUND: Duration = Duration::from_secs(5);
+/// A silence that begins later than this after a kill has another cause: the next one, say.
+const AFTERMATH: Duration = Duration::from_millis(1500);
 const SOON: Duration = Duration::from_secs(10);
 
 /// Two managed nodes in one subnet; pods `near` and `beside` on `a`, `far` on `b`. Their MACs are learned.
@@ -93,7 +95,7 @@ pub fn killed_monitors_cost_no_carrier() -> Result<()> {
     ensure!(manager.names()?.len() == names.len(), "kept before {names:?}, now {:?}", manager.names()?);
     manager.check_deposits()?;
 
-    let gap = |at: &Instant| heard.iter().map(|h| h.longest(*at, *at + BOUND)).max().unwrap_or_default();
+    let gap = |at: &Instant| heard.iter().map(|h| h.longest(*at, *at + AFTERMATH)).max().unwrap_or_default();
     let mut gaps: Vec<Duration> = moments.iter().map(gap).collect();
     gaps.sort();
     let longest = gaps.last().copied().unwrap_or_default();

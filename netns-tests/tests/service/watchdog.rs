@@ -47,18 +47,25 @@ pub fn signs_of_life() -> Result<()> {
     lab::conserve::check(world.lab.nodes(), &[])
 }
 
-/// One process for all shows them too, or it would be ended.
+/// One process for all shows them too, or it would be ended. What a monitor before it has left is in nobody's way.
 pub fn signs_of_life_without_a_monitor() -> Result<()> {
     let lab = Lab::new("single").node("a").build()?;
     let a = lab.node("a")?;
     let manager = a.manage()?;
+    a.start_swd_with(&SwdOptions::default())?;
+    crate::common::add_network(a, "pods", 1, &[("10.1.1", "fd00:1")], &[])?;
+    let pod = lab.pod("pod")?;
+    a.add_port(&pod, "pods", &["10.1.1.2/24"])?;
+    ensure!(!manager.names()?.is_empty(), "nothing is kept");
+    a.kill9()?;
     a.start_swd_with(&SwdOptions { args: vec!["--monitor=false".into()], ..SwdOptions::default() })?;
-    manager.is_ready(1)?;
+    manager.is_ready(2)?;
+    healthy(a)?;
     let heard = manager.alive(WATCHDOG * 2)?;
     ensure!((3..=8).contains(&heard), "{heard} signs of life in two intervals");
     ensure!(manager.names()?.is_empty(), "it deposits {:?}", manager.names()?);
     ensure!(
-        a.stop_swd()? == 0 && manager.ready_and_stopping()? == (1, 1),
+        a.stop_swd()? == 0 && manager.ready_and_stopping()? == (2, 1),
         "{:?}",
         manager.ready_and_stopping()?
     );

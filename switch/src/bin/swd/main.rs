@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use switch::monitor::{Inherited, succession};
+use switch::notify;
 
 use account::Account;
 use options::{Cli, Options};
@@ -62,6 +63,10 @@ fn run() -> Result<ExitCode, Failure> {
     raise_nofile();
     match inherited {
         None if options.monitor != Some(false) => monitor_process::run(&options, config, left),
+        None => {
+            notify::decline_descriptors()?;
+            switch_process::run(options, None).map(|()| ExitCode::SUCCESS)
+        }
         inherited => switch_process::run(options, inherited).map(|()| ExitCode::SUCCESS),
     }
 }
