@@ -132,7 +132,7 @@ impl Node {
         self.start_swd_with(&SwdOptions {
             underlay: None,
             args: vec!["--config".into(), config],
-            env: Vec::new(),
+            ..SwdOptions::default()
         })
     }
 

@@ -38,6 +38,8 @@ pub struct SwdOptions {
     pub args: Vec<String>,
     /// Further environment.
     pub env: Vec<(String, String)>,
+    /// What to run it with, such as `setpriv` and its arguments.
+    pub wrapper: Vec<String>,
 }
 
 /// Path of one of the switch's binaries; says how to build it when it is not there.
@@ -114,7 +116,7 @@ impl Node {
         self.start_swd_with(&SwdOptions {
             underlay: Some(self.underlay4().into()),
             args: args.iter().map(|&a| a.to_owned()).collect(),
-            env: Vec::new(),
+            ..SwdOptions::default()
         })
     }
 
@@ -124,7 +126,11 @@ impl Node {
             return Err(Error::failed(format!("swd runs already on {}", self.name())));
         }
         std::fs::create_dir_all(self.state_dir()).context("state directory")?;
-        let mut cmd = self.cmd(self.binary("swd")?);
+        let swd = self.binary("swd")?;
+        let mut cmd = match options.wrapper.split_first() {
+            Some((program, args)) => self.cmd(program).args(args).arg(swd),
+            None => self.cmd(swd),
+        };
         if let Some(underlay) = options.underlay {
             cmd = cmd.args(["--underlay", &underlay.to_string()]);
         }

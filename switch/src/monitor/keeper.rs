@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::message::{PROTOCOL, PortFacts, Refused, Reply, Request};
 use crate::control::refusal;
-use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec};
+use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec, tap};
 use crate::node::{NodeError, NodeHost};
 use ctl::error::Reason;
 
@@ -56,13 +56,18 @@ pub struct Keeper<O, H> {
     host: H,
     ports: HashMap<Key, Kept>,
     sockets: HashMap<(IpAddr, u16), OwnedFd>,
+    /// The underlay's address and what its MTU was last.
+    underlay: Option<(IpAddr, u32)>,
+    /// Hears of names of namespaces.
+    names: Option<OwnedFd>,
     stage: Stage,
 }
 
 impl<O: Opener, H: NodeHost> Keeper<O, H> {
     /// One that keeps nothing yet.
     pub fn new(opener: O, host: H) -> Self {
-        Self { opener, host, ports: HashMap::new(), sockets: HashMap::new(), stage: Stage::Starting }
+        let (ports, sockets) = (HashMap::new(), HashMap::new());
+        Self { opener, host, ports, sockets, underlay: None, names: None, stage: Stage::Starting }
     }
 
     /// A new switch process begins, and has asked for nothing.
@@ -116,10 +121,26 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                 Ok(socket) => (Reply::Socket, Some(socket)),
                 Err(e) => (refused(&e), None),
             },
-            Request::UnderlayMtu(addr) => match self.opener.underlay_mtu(addr) {
-                Ok(mtu) => (Reply::Mtu(mtu), None),
+            Request::UnderlayMtu(addr) => self.underlay_mtu(addr),
+            Request::UnderlayLink(addr) => match self.opener.underlay_link(addr) {
+                Ok(link) => {
+                    self.underlay = link.as_ref().map(|link| (addr, link.mtu)).or(self.underlay);
+                    (Reply::Link(link), None)
+                }
                 Err(e) => (refused(&e), None),
             },
+            Request::WatchLinks => match self.opener.watch_links() {
+                Ok(watch) => (Reply::Watch(watch.deaf), Some(watch.fd)),
+                Err(e) => (refused(&e), None),
+            },
+            Request::WatchNames => self.watch_names(),
+            Request::WatchPort(spec, place) => {
+                let names = self.names.as_ref().map(AsFd::as_fd);
+                match self.opener.watch_port(&spec, place, names) {
+                    Ok(nsid) => (Reply::Namespace(nsid), None),
+                    Err(e) => (refused(&e), None),
+                }
+            }
             Request::ApplyNode(plan) => node(self.host.apply(&plan).map(Reply::Changed)),
             Request::RemoveNode => node(self.host.remove().map(|()| Reply::Done)),
             Request::VerifyNode => node(self.host.verify().map(|intact| Reply::Changed(!intact))),
@@ -146,8 +167,10 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             if meant
                 && !kept.asked
                 && let Ok(fd) = kept.fd.try_clone()
+                && (kept.spec.mtu == spec.mtu || self.opener.restore_port(&spec, kept.place()).is_ok())
             {
                 kept.asked = true;
+                kept.spec.mtu = spec.mtu;
                 return (Reply::Port(PortFacts { adopted: true, ..kept.facts.clone() }), Some(fd));
             }
             self.remove(&key);
@@ -192,11 +215,43 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         }
     }
 
+    /// A switch process may have to start while the address is away: within the node it is needed all the same.
+    fn underlay_mtu(&mut self, addr: IpAddr) -> Answer {
+        match (self.opener.underlay_mtu(addr), self.underlay) {
+            (Ok(mtu), _) => {
+                self.underlay = Some((addr, mtu));
+                (Reply::Mtu(mtu), None)
+            }
+            (Err(OpenError::NoSuchAddress(_)), Some((known, mtu))) if known == addr => {
+                (Reply::Mtu(mtu), None)
+            }
+            (Err(e), _) => (refused(&e), None),
+        }
+    }
+
+    /// What hears of names is read there, and told what to watch here.
+    fn watch_names(&mut self) -> Answer {
+        self.names = None;
+        let names = match self.opener.watch_names() {
+            Ok(fd) => fd,
+            Err(e) => return (refused(&e), None),
+        };
+        match names.try_clone() {
+            Ok(copy) => {
+                self.names = Some(names);
+                (Reply::Socket, Some(copy))
+            }
+            Err(e) => (Reply::Refused(internal(format!("copying a descriptor: {e}"))), None),
+        }
+    }
+
     /// Lets go of a port that the switch closes.
     fn forget(&mut self, spec: &PortSpec, place: PortPlace) {
         let key = key(spec);
-        if self.ports.get(&key).is_some_and(|kept| kept.place() == place) {
-            self.ports.remove(&key);
+        if self.ports.get(&key).is_some_and(|kept| kept.place() == place)
+            && let Some(kept) = self.ports.remove(&key)
+        {
+            tap::let_go(kept.fd.as_fd());
         }
     }
 
@@ -204,6 +259,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     fn remove(&mut self, key: &Key) {
         if let Some(kept) = self.ports.remove(key) {
             let place = kept.place();
+            tap::let_go(kept.fd.as_fd());
             drop(kept.fd);
             if let Err(e) = self.opener.close_port(&kept.spec, place) {
                 tracing::warn!(ifname = kept.spec.ifname, netns = %kept.spec.netns, "removing a device: {e}");

@@ -8,6 +8,7 @@
 
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ctl::tombstone;
@@ -22,6 +23,7 @@ use switch::monitor::{Client, Inherited};
 use switch::sandbox::{self, Measure, ThreadKind};
 use switch::worker::{self, WorkerConfig};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tunnel::Encap;
 use tunnel::underlay::{PeerAddr, Stock, TxOptions, UdpRx, UdpTx, UnderlayTx as _, spares};
 
@@ -150,7 +152,9 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
     let datapath = Config { fdb_capacity: options.fdb_limit.unwrap_or(FDB_LIMIT) as usize, seed: random() };
     let restrict = means.client.is_some();
     let pulse = means.pulse(Thread::Worker)?;
-    let worker = worker::spawn(WorkerConfig { datapath, rx, tx, pulse, restrict })?;
+    let alarm = Arc::new(Notify::new());
+    let worker =
+        worker::spawn(WorkerConfig { datapath, rx, tx, pulse, alarm: Some(alarm.clone()), restrict })?;
     settings.sandbox.extend(worker.measures().iter().cloned());
     let program = TapProgram(move |command| worker.send(command).map_err(|_| ProgramError::Gone));
 
@@ -208,7 +212,7 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         let ended: Result<(), Failure> = tokio::select! {
             served = server::serve(control.clone(), socket, stop) => served.map_err(Into::into),
             // Without a worker nothing is forwarded: somebody must start us anew.
-            gone = control.run() => Err(gone.into()),
+            gone = control.run(alarm) => Err(gone.into()),
         };
         control.stop().await;
         ended
