@@ -273,6 +273,7 @@ fn status_keys() {
         "offload",
         "sandbox",
         "monitor",
+        "watch",
         "ledger",
         "degraded",
     ];

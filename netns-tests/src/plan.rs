@@ -132,8 +132,7 @@ impl Node {
         self.start_swd_with(&SwdOptions {
             underlay: None,
             args: vec!["--config".into(), config],
-            env: Vec::new(),
-            state_dir: None,
+            ..SwdOptions::default()
         })
     }
 

@@ -40,6 +40,8 @@ pub struct SwdOptions {
     pub env: Vec<(String, String)>,
     /// Instead of the node's.
     pub state_dir: Option<PathBuf>,
+    /// What to run it with, such as `setpriv` and its arguments.
+    pub wrapper: Vec<String>,
 }
 
 /// Path of one of the switch's binaries; says how to build it when it is not there.
@@ -116,8 +118,7 @@ impl Node {
         self.start_swd_with(&SwdOptions {
             underlay: Some(self.underlay4().into()),
             args: args.iter().map(|&a| a.to_owned()).collect(),
-            env: Vec::new(),
-            state_dir: None,
+            ..SwdOptions::default()
         })
     }
 
@@ -147,7 +148,11 @@ impl Node {
 
     fn launch(&self, options: &SwdOptions) -> Result<Swd> {
         let state_dir = options.state_dir.clone().unwrap_or_else(|| self.state_dir());
-        let mut cmd = self.cmd(self.binary("swd")?);
+        let swd = self.binary("swd")?;
+        let mut cmd = match options.wrapper.split_first() {
+            Some((program, args)) => self.cmd(program).args(args).arg(swd),
+            None => self.cmd(swd),
+        };
         if let Some(underlay) = options.underlay {
             cmd = cmd.args(["--underlay", &underlay.to_string()]);
         }

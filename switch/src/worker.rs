@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tunnel::underlay::{UdpRx, UdpTx};
 
 /// Commands that may wait for a worker. A full channel makes the control thread wait, never the worker.
@@ -50,6 +51,8 @@ pub struct WorkerConfig {
     pub tx: UdpTx,
     /// Where to give signs of life.
     pub pulse: Option<Pulse>,
+    /// Told when a device has failed.
+    pub alarm: Option<Arc<Notify>>,
     /// Put a filter of system calls on each thread, see [`crate::sandbox`].
     pub restrict: bool,
     /// Read nothing before [`Command::Go`].
@@ -194,6 +197,9 @@ struct Worker<P> {
     unnamed: Vec<PortId>,
     started: Instant,
     pulse: Option<Pulse>,
+    alarm: Option<Arc<Notify>>,
+    /// Ports that the control thread has been told about.
+    failed: usize,
     reaper: Sender<Waste<P>>,
 }
 
@@ -210,6 +216,8 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             unnamed: Vec::new(),
             started: Instant::now(),
             pulse: config.pulse,
+            alarm: config.alarm,
+            failed: 0,
             reaper: reaper(begin)?,
         };
         worker.register_underlay()?;
@@ -389,6 +397,17 @@ impl<P: PortIo + AsRawFd + Send + 'static> Worker<P> {
             }
         }
         self.engine.flush(now_ms);
+        self.sound();
+    }
+
+    /// Tells the control thread that devices have failed, if more have.
+    fn sound(&mut self) {
+        let failed = self.engine.dead_ports();
+        if failed > std::mem::replace(&mut self.failed, failed)
+            && let Some(alarm) = &self.alarm
+        {
+            alarm.notify_one();
+        }
     }
 }
 

@@ -127,6 +127,7 @@ fn config() -> WorkerConfig {
         rx: Vec::new(),
         tx,
         pulse: None,
+        alarm: None,
         restrict: true,
         held: false,
     }

@@ -89,8 +89,7 @@ pub fn start(node: &Node, underlay_v6: bool, args: &[&str]) -> Result<()> {
     node.start_swd_with(&SwdOptions {
         underlay: Some(node.underlay(underlay_v6)),
         args: args.iter().map(|&a| a.to_owned()).collect(),
-        env: Vec::new(),
-        state_dir: None,
+        ..SwdOptions::default()
     })
 }
 

@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use packet::MacAddr;
 
 use super::core::Core;
-use super::{derive, reconcile};
+use super::{derive, look};
 
 pub use check::{check, hold_back, readiness};
 pub use reap::Reaper;
@@ -269,7 +269,7 @@ fn revive(core: &mut Core, name: &str, now: Instant) -> Result<(), ApiError> {
     if let Some(up) = core.up(name) {
         let (id, spec, place) = (up.id, up.spec.clone(), up.place);
         match core.opener.check_port(&spec, place) {
-            Ok(health) if reconcile::lost(health).is_some() => core.look_after(&[id], now)?,
+            Ok(health) if look::lost(health).is_some() => core.look_at(&[], &[id], now)?,
             Ok(_) => {}
             Err(e) => tracing::warn!(port = name, "cannot look at the device: {e}"),
         }

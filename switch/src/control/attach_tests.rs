@@ -493,7 +493,7 @@ async fn a_check_says_what_is_wrong() {
     for (health, said) in [
         (PortHealth::NetnsGone, "its network namespace is gone"),
         (PortHealth::NetnsReplaced, "its network namespace was replaced by another of the same name"),
-        (PortHealth::IfaceGone, "its device was deleted or renamed"),
+        (PortHealth::IfaceGone, "its device was deleted, renamed or moved to another namespace"),
         (PortHealth::Down, "its interface was set down inside the pod"),
         (PortHealth::MtuChanged { found: 900 }, ""),
         (

@@ -14,16 +14,21 @@ use ctl::desired::{DesiredState, Port};
 use ctl::error::{ApiError, Reason};
 use tokio::sync::watch;
 
+use super::agenda::Agenda;
+use super::allowance::Allowance;
 use super::attach::Reaper;
 use super::good::{self, Proving};
 use super::ipam::{Allocator, Released};
 use super::kernel::Kernel;
+use super::look::{LINES, LOSSES};
+use super::notice::Reach;
 use super::program::{self, Answer, Program, ProgramError};
 use super::publish::{Numbers, Publisher};
 use super::reconcile::{Actual, Up};
 use super::remember::restore::Restore;
 use super::state::last_good::Suspect;
 use super::state::{Loaded, Store};
+use super::underlay::Ground;
 use super::{Settings, derive, rules};
 use crate::datapath::{Egress, NetId, PeerId, Tables};
 use crate::engine::{Command, Inspection};
@@ -53,6 +58,16 @@ pub struct Core {
     pub(super) ipam: Allocator,
     /// Deletes attachments that were deleted behind our back.
     pub(super) reaper: Reaper,
+    /// Looks that events ask for.
+    pub(super) agenda: Agenda,
+    /// How far changes are noticed at once.
+    pub(super) reach: Reach,
+    /// What the underlay was like when it was last looked at.
+    pub(super) ground: Ground,
+    /// Lines in the log.
+    pub(super) lines: Allowance,
+    /// Devices that were lost and opened anew.
+    pub(super) losses: Allowance,
     /// Where the next look at devices begins.
     pub(super) look_from: usize,
     peers: BTreeMap<String, Identity>,
@@ -114,6 +129,11 @@ impl Core {
             worker,
             ports: BTreeMap::new(),
             ids: Numbers::default(),
+            agenda: Agenda::default(),
+            reach: Reach::default(),
+            ground: Ground::default(),
+            lines: Allowance::new(LINES.0, LINES.1),
+            losses: Allowance::new(LOSSES.0, LOSSES.1),
             look_from: 0,
             peers: BTreeMap::new(),
             epochs: VecDeque::new(),

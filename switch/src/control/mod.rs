@@ -14,6 +14,8 @@
 //! see. That of the *tables* rises with each publication, also when a device came or went; [`core`] remembers
 //! which tables were the first to contain which desired state.
 
+mod agenda;
+mod allowance;
 mod attach;
 pub mod core;
 pub mod derive;
@@ -24,7 +26,9 @@ pub mod handover;
 pub mod ids;
 pub mod ipam;
 mod kernel;
+mod look;
 pub mod memory_file;
+mod notice;
 pub mod plan;
 pub mod program;
 pub mod publish;
@@ -37,6 +41,7 @@ pub mod server;
 mod service;
 pub mod state;
 mod trace;
+mod underlay;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -47,13 +52,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ctl::error::ApiError;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use crate::io::Opener;
 use crate::monitor::child::History;
 use crate::node::NodeHost;
 use crate::sandbox::Level;
 use memory_file::MemoryFile;
+use notice::Watch;
 use program::{Program, ProgramError};
 use remember::capture::Keeper;
 use remember::restore::Restore;
@@ -61,6 +67,14 @@ use state::Loaded;
 
 pub use self::core::Core;
 pub use state::{LoadError, Store};
+
+/// Waits for a moment, or for ever.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
 
 /// Time between two looks at the devices.
 const TICK: Duration = Duration::from_secs(1);
@@ -185,19 +199,49 @@ impl Control {
         Ok(())
     }
 
-    /// Looks after devices until the worker has ended, which it never does by itself.
-    pub async fn run(&self) -> ProgramError {
+    /// Watches ports that were opened, and closes those whose devices have failed in the worker's hands.
+    async fn attend(&self, alarm: &Notify) -> Result<(), ApiError> {
+        let answer = {
+            let mut core = self.core().await;
+            if core.watch_ports(Instant::now()) {
+                alarm.notify_one();
+            }
+            core.ask(|i| i.dead_ports.to_vec())?
+        };
+        let dead = answer.get().await?;
+        if !dead.is_empty() {
+            self.core().await.look_at(&[], &dead, Instant::now())?;
+        }
+        Ok(())
+    }
+
+    /// Looks after devices until the worker has ended, which it never does by itself. `alarm` is what the worker
+    /// sounds when a device has failed.
+    pub async fn run(&self, alarm: Arc<Notify>) -> ProgramError {
+        let mut watch = Watch::start(&mut *self.core().await, alarm.clone());
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            interval.tick().await;
-            if let Err(e) = self.tick().await {
+            let next = self.core().await.next_look();
+            let done = tokio::select! {
+                _ = interval.tick() => {
+                    let done = self.tick().await;
+                    self.keep().await;
+                    done
+                }
+                () = alarm.notified() => self.attend(&alarm).await,
+                told = watch.told() => {
+                    self.core().await.mark(&told, Instant::now());
+                    Ok(())
+                }
+                () = at(next) => self.core().await.look_where_due(Instant::now()).map_err(Into::into),
+            };
+            if let Err(e) = done {
                 tracing::error!("looking after ports: {e}");
                 if let Err(gone) = self.core().await.ask(|_| ()) {
                     return gone;
                 }
             }
-            self.keep().await;
         }
     }
 

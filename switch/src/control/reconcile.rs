@@ -1,9 +1,8 @@
 //! Devices: opened until they are as declared, closed when they are not.
 //!
 //! Level-triggered: what is declared is compared with what is there, whatever led to the difference. A port
-//! that cannot be opened waits 1 s, then twice as long each time up to 30 s, and holds up no other port. An
-//! open port is looked at every few seconds, because the kernel does not tell that a pod's namespace has lost
-//! its name while our descriptor keeps it alive.
+//! that cannot be opened waits 1 s, then twice as long each time up to 30 s, and holds up no other port. What
+//! becomes of open ports is seen in [`super::look`].
 //!
 //! The order in which the worker hears of it: `AddPort`, then at once tables with the port, so that no frame is
 //! read before it can be forwarded; tables without the port, then `RemovePort`, then `Forget`. Only after that
@@ -17,6 +16,7 @@ use ctl::error::{ApiError, Reason};
 
 use super::core::Core;
 use super::derive;
+use super::notice::Watched;
 use super::program::{ProgramError, add_port};
 use super::refusal;
 use crate::datapath::{Egress, PortId};
@@ -28,9 +28,7 @@ use crate::node::plan;
 const WORKER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// First and longest wait before a port is tried again.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Devices looked at in one tick: each look takes about 0.1 ms of the control thread.
-const LOOKS: usize = 128;
+pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// After so many opened ports, the first of many need not wait for the last.
 const PUBLISH_AFTER: usize = 32;
@@ -66,6 +64,12 @@ pub struct Up {
     pub health: PortHealth,
     /// What it may send and receive, as the worker was told or will be with the device.
     pub limits: Limits,
+    /// The kernel may have taken addresses and routes away since it was last as it should be.
+    pub robbed: bool,
+    /// How it is watched.
+    pub watched: Watched,
+    /// It was looked at since it is watched. Events before that may be about how it was made.
+    pub seen: bool,
     /// The device, until the worker has it.
     pub device: Option<OpenedPort>,
 }
@@ -102,6 +106,9 @@ impl Core {
         let opened = self.opener.open_port(&spec).map_err(|e| refusal::of(&object, &e))?;
         let (place, identity, offloads) = (opened.place(), opened.identity.clone(), opened.offloads);
         let id = PortId(self.ids.ports.take(&port.name));
+        if let Some(opened) = &self.reach.opened {
+            opened.notify_one();
+        }
         let what = if opened.adopted { "port taken over" } else { "port opened" };
         tracing::info!(port = port.name, netns = %spec.netns, ifname = spec.ifname, offloads = %offloads, "{what}");
         Ok(Up {
@@ -113,6 +120,9 @@ impl Core {
             offloads,
             since: Instant::now(),
             health: PortHealth::Healthy,
+            robbed: false,
+            watched: Watched::No,
+            seen: false,
             limits: derive::limits(port),
             device: Some(opened),
         })
@@ -215,18 +225,18 @@ impl Core {
         self.close(&stale)
     }
 
-    /// Brings addresses and routes of a device to what is declared now, while it runs.
-    fn restore(&mut self, name: &str, spec: PortSpec) {
+    /// Brings MTU, addresses and routes of a device to what is declared now, while it runs.
+    pub(super) fn restore(&mut self, name: &str, spec: PortSpec) {
         let Some(Actual::Up(up)) = self.ports.get_mut(name) else { return };
         match self.opener.restore_port(&spec, up.place) {
             Ok(()) => up.spec = spec,
             // The old routes stay and the next look tries again.
-            Err(e) => tracing::warn!(port = name, "addresses and routes: {e}"),
+            Err(e) => self.say(name, Instant::now(), format_args!("MTU, addresses and routes: {e}")),
         }
     }
 
     /// Tables without these ports, then no ports.
-    fn close(&mut self, names: &[String]) -> Result<(), ProgramError> {
+    pub(super) fn close(&mut self, names: &[String]) -> Result<(), ProgramError> {
         if names.is_empty() {
             return Ok(());
         }
@@ -314,13 +324,13 @@ impl Core {
                     Actual::Up(up)
                 }
                 Err(error) => {
-                    let backoff = match self.ports.get(&port.name) {
-                        Some(Actual::Down(down)) => down.backoff,
-                        _ => {
-                            tracing::warn!("{error}");
-                            BACKOFF.0
-                        }
+                    let (backoff, before) = match self.ports.get(&port.name) {
+                        Some(Actual::Down(down)) => (down.backoff, Some(&down.error.message)),
+                        _ => (BACKOFF.0, None),
                     };
+                    if before != Some(&error.message) {
+                        self.say(&port.name, now, format_args!("{error}"));
+                    }
                     Actual::Down(Down {
                         error,
                         retry_at: now + backoff,
@@ -336,86 +346,6 @@ impl Core {
         self.desired = desired;
         Ok(opened > 0)
     }
-
-    /// Looks at some of the devices, closes those that are no good, and opens what is due.
-    pub(super) fn look_after(&mut self, dead: &[PortId], now: Instant) -> Result<(), ProgramError> {
-        let mut bad: Vec<(String, &'static str)> = Vec::new();
-        let mut mend = Vec::new();
-        let names: Vec<String> = self
-            .ports
-            .iter()
-            .filter(|(_, a)| matches!(a, Actual::Up(_)))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let count = names.len();
-        let from = self.look_from % count.max(1);
-        self.look_from = from + LOOKS.min(count);
-        for (at, name) in names.iter().enumerate() {
-            let Some(Actual::Up(up)) = self.ports.get_mut(name) else { continue };
-            if dead.contains(&up.id) {
-                bad.push((name.clone(), "its device has failed"));
-                continue;
-            }
-            if (at + count - from) % count >= LOOKS {
-                continue;
-            }
-            match self.opener.check_port(&up.spec, up.place) {
-                Ok(health) if let Some(why) = lost(health) => bad.push((name.clone(), why)),
-                Ok(health) => {
-                    if health != up.health {
-                        tracing::info!(port = name, ?health, "port changed");
-                    }
-                    // The kernel takes addresses and routes away with the link, and with an MTU too small for IPv6.
-                    // What a pod takes away by itself is told only.
-                    let by_kernel = matches!(up.health, PortHealth::Down | PortHealth::MtuChanged { .. });
-                    let robbed = by_kernel && pod_lacks(health);
-                    if !robbed {
-                        up.health = health;
-                    }
-                    if robbed || up.spec.node.is_some() && health != PortHealth::Healthy {
-                        mend.push(name.clone());
-                    }
-                }
-                Err(e) => tracing::warn!(port = name, "cannot look at the device: {e}"),
-            }
-        }
-        for name in mend {
-            let spec = self.up(&name).map(|up| up.spec.clone());
-            spec.into_iter().for_each(|spec| self.restore(&name, spec));
-        }
-        for (name, why) in &bad {
-            tracing::warn!(port = name, "closing the port: {why}");
-        }
-        let names: Vec<String> = bad.iter().map(|(name, _)| name.clone()).collect();
-        self.close(&names)?;
-        for (name, why) in bad {
-            let error = ApiError::new(Reason::NetnsNotFound, format!("port {name}: {why}"));
-            self.ports.insert(name, Actual::Down(Down { error, retry_at: now, backoff: BACKOFF.0 }));
-        }
-        if self.open_due(now)? {
-            self.publish()?;
-        }
-        let plan = std::mem::take(&mut self.plan);
-        self.kernel.look_after(&plan, now);
-        self.plan = plan;
-        Ok(())
-    }
-}
-
-/// Why a device is no good any more; `None` while it is there.
-pub(super) fn lost(health: PortHealth) -> Option<&'static str> {
-    match health {
-        PortHealth::NetnsGone => Some("its network namespace is gone"),
-        PortHealth::NetnsReplaced => Some(refusal::REPLACED),
-        PortHealth::IfaceGone => Some("its device was deleted or renamed"),
-        PortHealth::IfaceReplaced => Some("another device has its name"),
-        _ => None,
-    }
-}
-
-/// Has a pod lost what its port was opened with?
-pub(super) fn pod_lacks(health: PortHealth) -> bool {
-    matches!(health, PortHealth::PodAddressMissing { .. } | PortHealth::PodRouteMissing { .. })
 }
 
 #[cfg(test)]

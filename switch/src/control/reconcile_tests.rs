@@ -106,10 +106,14 @@ async fn a_changed_device_is_opened_anew_and_a_changed_note_is_not() {
     next.ports[0].learning = true;
     committed(&bench, next.clone()).await;
     assert_eq!(calls(&bench), [""; 0]);
+    // Its MTU is set while it runs.
     next.ports[1].mtu = Some(1400);
+    committed(&bench, next.clone()).await;
+    assert_eq!(calls(&bench), ["update web-1"]);
+    assert_eq!(bench.opener.0.lock().unwrap().open["web-1"].mtu, 1400);
+    next.ports[1].offload = false;
     committed(&bench, next).await;
     assert_eq!(calls(&bench), ["close web-1", "open web-1"]);
-    assert_eq!(bench.opener.0.lock().unwrap().open["web-1"].mtu, 1400);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use crate::datapath::{Config, Datapath, PortId, Tables};
 use crate::engine::{Command, Inspection};
 use crate::io::{
     NetnsError, NetnsId, NetnsIdentity, NetnsRef, Offloads, OpenError, OpenedPort, Opener, PortHealth,
-    PortPlace, PortSpec,
+    PortPlace, PortSpec, UnderlayLink,
 };
 use crate::node::MemoryHost;
 
@@ -129,6 +129,8 @@ pub struct World {
     pub replaced: HashMap<String, u32>,
     /// What a look at a port finds; healthy otherwise.
     pub health: HashMap<String, PortHealth>,
+    /// MTU and state of the underlay's link, or that there is none, where it is not as usual.
+    pub underlay: Option<Option<(u32, bool)>>,
     /// Open ports, by namespace.
     pub open: HashMap<String, PortSpec>,
     /// Everything asked for, in order.
@@ -203,8 +205,10 @@ impl Opener for FakeOpener {
         Err(OpenError::NoSuchAddress(local))
     }
 
-    fn underlay_mtu(&mut self, _: IpAddr) -> Result<u32, OpenError> {
-        Ok(1500)
+    fn underlay_link(&mut self, _: IpAddr) -> Result<Option<UnderlayLink>, OpenError> {
+        let world = self.0.lock().unwrap();
+        let link = |mtu, up| UnderlayLink { ifname: "up0".into(), ifindex: 2, mtu, up, carrier: up };
+        Ok(world.underlay.map_or(Some(link(1500, true)), |found| found.map(|(mtu, up)| link(mtu, up))))
     }
 }
 

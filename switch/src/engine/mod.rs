@@ -185,6 +185,12 @@ impl<P: PortIo, R: UnderlayRx, T: UnderlayTx> Engine<P, R, T> {
         }
     }
 
+    /// How many ports are listed as dead.
+    #[must_use]
+    pub fn dead_ports(&self) -> usize {
+        self.dead.len()
+    }
+
     /// The tunnel sockets.
     pub fn underlay_mut(&mut self) -> &mut [R] {
         &mut self.rx

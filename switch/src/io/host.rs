@@ -10,19 +10,21 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipnet::IpNet;
 use tunnel::underlay::{UdpRx, UdpTx};
 
+use super::events::LinkWatch;
 use super::identity::NetnsIdentity;
-use super::link::{GSO_MAX_SIZE, LinkChange, underlay_mtu};
+use super::link::{GSO_MAX_SIZE, Link, LinkChange};
 use super::netlink::{Netlink, NetlinkError};
 use super::netns::{NetnsError, NetnsId, run_in};
 use super::node;
 use super::opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
 use super::sysctl::{quiet_ipv6, routes_for_the_node};
 use super::tap::{Tap, TapFlags, features};
+use super::watch::{self, UnderlayLink};
 
 /// What `ip link` shows as the alias of our interfaces.
 pub const ALIAS: &str = "swd port";
@@ -79,10 +81,9 @@ impl Opener for HostOpener {
         }
         let work = || -> Result<(), NetlinkError> {
             let mut netlink = Netlink::open()?;
-            match netlink.link(&spec.ifname)? {
-                Some(link) if link.index == place.ifindex && is_ours(&link) => {
-                    netlink.delete_link(link.index)
-                }
+            // The pod may have given it another name.
+            match netlink.link_at(place.ifindex)? {
+                Some(link) if is_ours(&link) => netlink.delete_link(link.index),
                 _ => Ok(()),
             }
         };
@@ -134,10 +135,17 @@ impl Opener for HostOpener {
         let work = || -> Result<(), NetlinkError> {
             let mut netlink = Netlink::open()?;
             match netlink.link(&spec.ifname)? {
-                Some(link) if there && link.index == place.ifindex && is_ours(&link) => match &spec.node {
-                    Some(wanted) => node::ensure(&mut netlink, link.index, &spec.addresses, wanted),
-                    None => give_addresses(&mut netlink, link.index, spec, true),
-                },
+                Some(link) if there && link.index == place.ifindex && is_ours(&link) => {
+                    // First, because with too small an MTU there is no IPv6.
+                    if link.mtu != spec.mtu {
+                        let change = LinkChange { mtu: Some(spec.mtu), ..LinkChange::default() };
+                        netlink.change_link(link.index, &change)?;
+                    }
+                    match &spec.node {
+                        Some(wanted) => node::ensure(&mut netlink, link.index, &spec.addresses, wanted),
+                        None => give_addresses(&mut netlink, link.index, spec, true),
+                    }
+                }
                 _ => Err(NetlinkError::unexpected("restoring addresses", "the device is not there any more")),
             }
         };
@@ -157,17 +165,42 @@ impl Opener for HostOpener {
             .map_err(|cause| OpenError::Io { what: "making a socket to send from".into(), cause })
     }
 
-    fn underlay_mtu(&mut self, addr: IpAddr) -> Result<u32, OpenError> {
-        let what = || format!("finding the MTU of {addr}");
-        match underlay_mtu(addr) {
-            Ok(Some(mtu)) => Ok(mtu),
-            Ok(None) => Err(OpenError::NoSuchAddress(addr)),
-            Err(e) => Err(OpenError::Io { what: what(), cause: io::Error::other(e) }),
+    fn underlay_link(&mut self, addr: IpAddr) -> Result<Option<UnderlayLink>, OpenError> {
+        watch::underlay_link(addr).map_err(|e| OpenError::Io {
+            what: format!("finding the interface of {addr}"),
+            cause: io::Error::other(e),
+        })
+    }
+
+    fn watch_links(&mut self) -> Result<LinkWatch, OpenError> {
+        watch::links().map_err(|cause| OpenError::Io { what: "listening to netlink".into(), cause })
+    }
+
+    fn watch_names(&mut self) -> Result<OwnedFd, OpenError> {
+        watch::names().map_err(|cause| OpenError::Io { what: "watching names of namespaces".into(), cause })
+    }
+
+    fn watch_port(
+        &mut self,
+        spec: &PortSpec,
+        place: PortPlace,
+        names: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<i32>, OpenError> {
+        if let Some(Err(cause)) = names.map(|names| watch::name(names, &spec.netns)) {
+            tracing::warn!(netns = %spec.netns, "its name is looked at now and then only: {cause}");
         }
+        if NetnsId::current().is_ok_and(|own| own == place.netns_id) {
+            return Ok(None);
+        }
+        let netns = spec.netns.open()?;
+        if NetnsId::of(netns.as_fd()).map_err(|e| spec.netns.blame(e))? != place.netns_id {
+            return Err(OpenError::Replaced(spec.netns.clone()));
+        }
+        watch::id(netns.as_fd()).map(Some).map_err(|e| refused(spec, e))
     }
 }
 
-pub(super) fn is_ours(link: &super::link::Link) -> bool {
+pub(super) fn is_ours(link: &Link) -> bool {
     link.kind.as_deref() == Some("tun") && link.alias.as_deref() == Some(ALIAS)
 }
 

@@ -8,7 +8,7 @@ use packet::{MacAddr, VNET_HDR_LEN, build};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::host::{ALIAS, HostOpener};
-use super::link::{GSO_MAX_SIZE, LinkChange, underlay_mtu};
+use super::link::{GSO_MAX_SIZE, LinkChange};
 use super::netlink::Netlink;
 use super::netns::{NetnsId, NetnsRef};
 use super::opener::{OpenError, Opener, PortHealth, PortSpec};
@@ -353,7 +353,7 @@ fn links_are_renamed_and_measured() {
         netlink.change_link(link.index, &change).unwrap();
         assert_eq!(netlink.link("v0").unwrap(), None);
         assert!(netlink.link("uplink").unwrap().unwrap().up);
-        assert_eq!(underlay_mtu("192.168.77.1".parse().unwrap()).unwrap(), Some(9000));
+        assert_eq!(HostOpener.underlay_mtu("192.168.77.1".parse().unwrap()).unwrap(), 9000);
         assert_eq!(HostOpener.underlay_mtu("127.0.0.1".parse().unwrap()).unwrap(), 65_536);
         let e = netlink
             .change_link(link.index, &LinkChange { mtu: Some(1 << 30), ..LinkChange::default() })

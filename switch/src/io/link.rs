@@ -102,9 +102,21 @@ impl Netlink {
     /// See [`NetlinkError`].
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let what = format!("looking up interface {name}");
-        let body =
-            ifinfo(&what, 0, Iff::empty(), Iff::empty(), vec![attr(&what, Ifla::Ifname, cstr(name))?])?;
-        match self.ask::<_, Ifinfomsg>(&what, Rtm::Getlink, NlmF::empty(), body) {
+        let named = vec![attr(&what, Ifla::Ifname, cstr(name))?];
+        self.one_link(&what, ifinfo(&what, 0, Iff::empty(), Iff::empty(), named)?)
+    }
+
+    /// Finds an interface by its index, whatever it is called by now; `None` if there is none.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn link_at(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let what = format!("looking up interface {index}");
+        self.one_link(&what, ifinfo(&what, index, Iff::empty(), Iff::empty(), Vec::new())?)
+    }
+
+    fn one_link(&mut self, what: &str, body: Ifinfomsg) -> Result<Option<Link>, NetlinkError> {
+        match self.ask::<_, Ifinfomsg>(what, Rtm::Getlink, NlmF::empty(), body) {
             Ok(found) => Ok(found.first().map(read_link)),
             Err(e) if e.errno() == Some(libc::ENODEV) => Ok(None),
             Err(e) => Err(e),
@@ -289,19 +301,6 @@ impl Netlink {
     }
 }
 
-/// The MTU of the interface that holds the local address `addr`, in the namespace of the calling thread;
-/// the least one if several do, `None` if none does.
-///
-/// # Errors
-/// See [`NetlinkError`].
-pub fn underlay_mtu(addr: IpAddr) -> Result<Option<u32>, NetlinkError> {
-    let mut netlink = Netlink::open()?;
-    let holders: Vec<u32> =
-        netlink.addresses()?.iter().filter(|a| a.net.addr() == addr).map(|a| a.index).collect();
-    let links = netlink.links()?;
-    Ok(links.iter().filter(|l| holders.contains(&l.index)).map(|l| l.mtu).min())
-}
-
 pub(super) fn attr<T>(what: &str, kind: T, value: Vec<u8>) -> Result<Rtattr<T, Buffer>, NetlinkError>
 where
     T: neli::Size,
@@ -443,10 +442,8 @@ mod tests {
         assert_eq!((lo.name.as_str(), lo.index), ("lo", 1));
         assert_eq!(netlink.link("no-such-if").unwrap(), None);
         assert!(netlink.links().unwrap().contains(&lo));
-        if lo.up {
-            assert_eq!(underlay_mtu(Ipv4Addr::LOCALHOST.into()).unwrap(), Some(lo.mtu));
-        }
-        assert_eq!(underlay_mtu("192.0.2.77".parse().unwrap()).unwrap(), None);
+        assert_eq!(netlink.link_at(lo.index).unwrap(), Some(lo));
+        assert_eq!(netlink.link_at(i32::MAX as u32).unwrap(), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 use std::io::{self, IoSlice};
 
 pub mod again;
+pub mod events;
 pub mod host;
 pub mod identity;
 pub mod link;
@@ -23,6 +24,7 @@ pub mod pod;
 pub mod route;
 pub mod sysctl;
 pub mod tap;
+pub mod watch;
 mod wire;
 
 #[cfg(test)]
@@ -32,6 +34,7 @@ mod node_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use events::LinkWatch;
 pub use host::HostOpener;
 pub use identity::NetnsIdentity;
 pub use memory::{MemoryTap, PodEnd};
@@ -40,6 +43,7 @@ pub use node::NodeLink;
 pub use opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
 pub use route::NodeRoute;
 pub use tap::{Offloads, Tap};
+pub use watch::UnderlayLink;
 
 /// Smallest buffer that never truncates a read: header 10, Ethernet 14, VLAN tag 4, IP packet 65,535,
 /// rounded up to a multiple of 32.

@@ -9,18 +9,20 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use ctl::error::Reason;
 use ipnet::IpNet;
 use packet::MacAddr;
 use serde::{Deserialize, Serialize};
 
+use super::events::LinkWatch;
 use super::identity::NetnsIdentity;
 use super::netlink::NetlinkError;
 use super::netns::{NetnsError, NetnsId, NetnsRef};
 use super::node::NodeLink;
 use super::tap::{Offloads, check_ifname};
+use super::watch::UnderlayLink;
 
 /// Most addresses of one port.
 pub const MAX_ADDRESSES: usize = 64;
@@ -108,7 +110,7 @@ pub enum PortHealth {
     NetnsGone,
     /// Its namespace's name leads to another namespace now.
     NetnsReplaced,
-    /// The interface was deleted or renamed.
+    /// The interface was deleted, renamed or moved to another namespace.
     IfaceGone,
     /// Another interface has its name.
     IfaceReplaced,
@@ -266,8 +268,8 @@ pub trait Opener {
     /// When it cannot be looked at.
     fn check_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<PortHealth, OpenError>;
 
-    /// Gives an open port the addresses and routes of `spec` that it lacks, while it runs and without a gap for what
-    /// stays. A pod's other addresses and routes are left alone; from the node's own device, routes of ours that
+    /// Gives an open port the MTU of `spec`, and the addresses and routes that it lacks, while it runs and without a
+    /// gap for what stays. A pod's other addresses and routes are left alone; from the node's own device, routes of ours that
     /// `spec` does not have are taken.
     ///
     /// # Errors
@@ -286,11 +288,55 @@ pub trait Opener {
     /// See [`OpenError`].
     fn sending_socket(&mut self, local: IpAddr) -> Result<OwnedFd, OpenError>;
 
+    /// The interface that has the underlay address now; `None`: none has.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn underlay_link(&mut self, addr: IpAddr) -> Result<Option<UnderlayLink>, OpenError>;
+
     /// The MTU of the interface that has the underlay address.
     ///
     /// # Errors
     /// See [`OpenError`].
-    fn underlay_mtu(&mut self, addr: IpAddr) -> Result<u32, OpenError>;
+    fn underlay_mtu(&mut self, addr: IpAddr) -> Result<u32, OpenError> {
+        self.underlay_link(addr)?.map(|link| link.mtu).ok_or(OpenError::NoSuchAddress(addr))
+    }
+
+    /// A socket that hears of changes to the ports that [`Opener::watch_port`] is called for, and in the switch's own
+    /// namespace.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; an opener without a kernel has nothing to watch.
+    fn watch_links(&mut self) -> Result<LinkWatch, OpenError> {
+        Err(unwatched())
+    }
+
+    /// An instance of inotify that hears of the names of these ports' namespaces.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn watch_names(&mut self) -> Result<OwnedFd, OpenError> {
+        Err(unwatched())
+    }
+
+    /// From now on both hear of this port. `names` is what [`Opener::watch_names`] gave. Returns the id of the port's
+    /// namespace in what the first one reads; `None` is the switch's own.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn watch_port(
+        &mut self,
+        spec: &PortSpec,
+        place: PortPlace,
+        names: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<i32>, OpenError> {
+        let _ = (spec, place, names);
+        Err(unwatched())
+    }
+}
+
+fn unwatched() -> OpenError {
+    OpenError::Io { what: "watching".into(), cause: io::ErrorKind::Unsupported.into() }
 }
 
 impl PortSpec {
@@ -325,8 +371,8 @@ impl PortSpec {
     #[must_use]
     pub fn same_device(&self, other: &Self) -> bool {
         self.node.is_some() == other.node.is_some()
-            && Self { node: None, identity: None, ..self.clone() }
-                == Self { node: None, identity: None, ..other.clone() }
+            && Self { node: None, identity: None, mtu: 0, ..self.clone() }
+                == Self { node: None, identity: None, mtu: 0, ..other.clone() }
     }
 }
 
@@ -370,7 +416,8 @@ mod tests {
         let good = node(link(route));
         assert!(good.validate().is_ok());
         assert!(good.same_device(&node(NodeLink::default())) && !good.same_device(&spec()));
-        assert!(!good.same_device(&PortSpec { mtu: 1400, ..good.clone() }));
+        assert!(good.same_device(&PortSpec { mtu: 1400, ..good.clone() }));
+        assert!(!good.same_device(&PortSpec { offload: false, ..good.clone() }));
         for bad in [
             PortSpec { default_route: true, ..good.clone() },
             node(link(NodeRoute { net: "0.0.0.0/0".parse().unwrap(), ..route })),

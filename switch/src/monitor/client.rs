@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::Channel;
 use super::message::{PROTOCOL, Refused, Reply, Request};
-use crate::io::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+use crate::io::{LinkWatch, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec, UnderlayLink};
 use crate::node::{NodeError, NodeHost, NodePlan, Obstacle};
 
 /// The connection to the monitor; clones share it.
@@ -140,9 +140,43 @@ impl Opener for Client {
         }
     }
 
+    fn underlay_link(&mut self, addr: IpAddr) -> Result<Option<UnderlayLink>, OpenError> {
+        match self.open(&Request::UnderlayLink(addr))? {
+            (Reply::Link(link), _) => Ok(link),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
     fn underlay_mtu(&mut self, addr: IpAddr) -> Result<u32, OpenError> {
         match self.open(&Request::UnderlayMtu(addr))? {
             (Reply::Mtu(mtu), _) => Ok(mtu),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
+    fn watch_links(&mut self) -> Result<LinkWatch, OpenError> {
+        match self.open(&Request::WatchLinks)? {
+            (Reply::Watch(deaf), Some(fd)) => Ok(LinkWatch { fd, deaf }),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
+    fn watch_names(&mut self) -> Result<OwnedFd, OpenError> {
+        match self.open(&Request::WatchNames)? {
+            (Reply::Socket, Some(fd)) => Ok(fd),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
+    /// The monitor has kept its own copy of what hears of names.
+    fn watch_port(
+        &mut self,
+        spec: &PortSpec,
+        place: PortPlace,
+        _: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<i32>, OpenError> {
+        match self.open(&Request::WatchPort(Box::new(spec.clone()), place))? {
+            (Reply::Namespace(nsid), _) => Ok(nsid),
             (other, _) => Err(lost(unexpected(&other))),
         }
     }

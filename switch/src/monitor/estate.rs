@@ -73,6 +73,10 @@ pub struct Kept {
     pub sockets: Vec<KeptSocket>,
     /// What the node's kernel was told last.
     pub plan: Option<NodePlan>,
+    /// What hears of names of namespaces, for a switch process that reads it.
+    pub names: Option<OwnedFd>,
+    /// The underlay's address and what its MTU was last.
+    pub underlay: Option<(IpAddr, u32)>,
 }
 
 /// A port.
@@ -117,6 +121,8 @@ struct Document {
     /// The number of the next name in the store.
     next_name: u64,
     plan: Option<NodePlan>,
+    names: bool,
+    underlay: Option<(IpAddr, u32)>,
 }
 
 impl Left<'_> {
@@ -137,6 +143,8 @@ impl Left<'_> {
                 parts.outbox.as_fd(),
             ]);
         }
+        let names = keeper.names().filter(|_| self.switch.is_some());
+        fds.extend(names);
         fds.extend(self.caller.map(|(caller, _)| caller.as_fd()));
         let mut ports = Vec::new();
         for (spec, facts, fd, stored) in keeper.kept_ports() {
@@ -159,6 +167,8 @@ impl Left<'_> {
             sockets,
             next_name: keeper.next_name(),
             plan: keeper.plan().cloned(),
+            names: names.is_some(),
+            underlay: keeper.underlay(),
         };
         let bytes = postcard::to_extend(&text, MAGIC.to_vec()).map_err(io::Error::other)?;
         Ok((document(&bytes)?, fds))
@@ -206,48 +216,39 @@ impl Estate {
     pub fn read(file: &File, fds: Vec<OwnedFd>) -> io::Result<Self> {
         let document = read(file)?;
         let Document { socket, door, switch, history, config, caller, ports, sockets, .. } = document;
+        let Document { plan, names, underlay, next_name, .. } = document;
         let mut fds = fds.into_iter();
         let mut next = || {
             let few = || io::Error::new(io::ErrorKind::InvalidData, "descriptors are missing");
             fds.next().ok_or_else(few)
         };
-        let estate = Self {
-            socket: Socket::left(next()?.into(), socket.path, socket.id),
-            door: Socket::left(next()?.into(), door.path, door.id),
-            memory: next()?,
-            switch: match switch {
-                Some((pid, session)) => Some(Parts {
-                    pid,
-                    session,
-                    channel: next()?,
-                    orders: next()?,
-                    heartbeat: next()?,
-                    outbox: next()?,
-                }),
-                None => None,
-            },
-            history,
-            config,
-            caller: match caller {
-                Some(words) => Some((Caller::left(next()?), words)),
-                None => None,
-            },
-            kept: Kept {
-                ports: ports
-                    .into_iter()
-                    .map(|(spec, facts, stored)| Ok(KeptPort { spec, facts, fd: next()?, stored }))
-                    .collect::<io::Result<_>>()?,
-                sockets: sockets
-                    .into_iter()
-                    .map(|(at, stored)| Ok(KeptSocket { at, fd: next()?, stored }))
-                    .collect::<io::Result<_>>()?,
-                plan: document.plan,
-            },
-            next_name: document.next_name,
+        let socket = Socket::left(next()?.into(), socket.path, socket.id);
+        let door = Socket::left(next()?.into(), door.path, door.id);
+        let memory = next()?;
+        let switch = match switch {
+            Some((pid, session)) => Some(Parts {
+                pid,
+                session,
+                channel: next()?,
+                orders: next()?,
+                heartbeat: next()?,
+                outbox: next()?,
+            }),
+            None => None,
         };
+        let names = if names { Some(next()?) } else { None };
+        let caller = match caller {
+            Some(words) => Some((Caller::left(next()?), words)),
+            None => None,
+        };
+        let port = |(spec, facts, stored)| Ok(KeptPort { spec, facts, fd: next()?, stored });
+        let ports = ports.into_iter().map(port).collect::<io::Result<_>>()?;
+        let socket_of = |(at, stored)| Ok(KeptSocket { at, fd: next()?, stored });
+        let sockets = sockets.into_iter().map(socket_of).collect::<io::Result<_>>()?;
         if fds.next().is_some() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "there are too many descriptors"));
         }
-        Ok(estate)
+        let kept = Kept { ports, sockets, plan, names, underlay };
+        Ok(Self { socket, door, memory, switch, history, config, caller, kept, next_name })
     }
 }

@@ -14,7 +14,7 @@ use super::estate::{Kept, KeptPort, KeptSocket};
 use super::message::{PROTOCOL, PortFacts, Refused, Reply, Request};
 use super::store::Store;
 use crate::control::refusal;
-use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec};
+use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec, tap};
 use crate::node::{NodeError, NodeHost, NodePlan};
 use ctl::error::Reason;
 
@@ -102,6 +102,10 @@ pub struct Keeper<O, H> {
     store: Store,
     stages: [Stage; SESSIONS],
     plan: Option<NodePlan>,
+    /// The underlay's address and what its MTU was last.
+    underlay: Option<(IpAddr, u32)>,
+    /// Hears of names of namespaces, for the switch process that forwards.
+    names: Option<OwnedFd>,
 }
 
 impl<O: Opener, H: NodeHost> Keeper<O, H> {
@@ -115,6 +119,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             store: Store::default(),
             stages: [Stage::Starting; SESSIONS],
             plan: None,
+            underlay: None,
+            names: None,
         }
     }
 
@@ -158,6 +164,16 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         self.sockets.iter().map(|(at, bound)| (*at, bound.fd.as_fd(), bound.stored.as_deref()))
     }
 
+    /// What hears of names of namespaces.
+    pub fn names(&self) -> Option<BorrowedFd<'_>> {
+        self.names.as_ref().map(|names| names.as_fd())
+    }
+
+    /// The underlay's address and what its MTU was last.
+    pub const fn underlay(&self) -> Option<(IpAddr, u32)> {
+        self.underlay
+    }
+
     /// The number of the next name in the store.
     pub fn next_name(&self) -> u64 {
         self.store.next_name()
@@ -190,6 +206,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             tracing::warn!("the node's rules: {e}");
         }
         self.plan = kept.plan;
+        (self.names, self.underlay) = (kept.names, kept.underlay);
     }
 
     /// How far the switch process is.
@@ -239,10 +256,26 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                 Ok(socket) => (Reply::Socket, Some(socket)),
                 Err(e) => (refused(&e), None),
             },
-            Request::UnderlayMtu(addr) => match self.opener.underlay_mtu(addr) {
-                Ok(mtu) => (Reply::Mtu(mtu), None),
+            Request::UnderlayMtu(addr) => self.underlay_mtu(addr),
+            Request::UnderlayLink(addr) => match self.opener.underlay_link(addr) {
+                Ok(link) => {
+                    self.underlay = link.as_ref().map(|link| (addr, link.mtu)).or(self.underlay);
+                    (Reply::Link(link), None)
+                }
                 Err(e) => (refused(&e), None),
             },
+            Request::WatchLinks => match self.opener.watch_links() {
+                Ok(watch) => (Reply::Watch(watch.deaf), Some(watch.fd)),
+                Err(e) => (refused(&e), None),
+            },
+            Request::WatchNames => self.watch_names(),
+            Request::WatchPort(spec, place) => {
+                let names = self.names.as_ref().map(|names| names.as_fd());
+                match self.opener.watch_port(&spec, place, names) {
+                    Ok(nsid) => (Reply::Namespace(nsid), None),
+                    Err(e) => (refused(&e), None),
+                }
+            }
             Request::ApplyNode(plan) => {
                 let applied = self.host.apply(&plan);
                 if applied.is_ok() {
@@ -283,8 +316,14 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             if meant
                 && !kept.asked[session.slot()]
                 && let Ok(fd) = kept.fd.try_clone()
+                && (kept.spec.mtu == spec.mtu || self.opener.restore_port(&spec, kept.place()).is_ok())
             {
                 kept.asked[session.slot()] = true;
+                if kept.spec.mtu != spec.mtu {
+                    kept.spec.mtu = spec.mtu;
+                    self.store.forget(kept.stored.as_deref());
+                    kept.stored = self.store.keep_port(&kept.spec, &kept.facts, &kept.fd);
+                }
                 return (Reply::Port(PortFacts { adopted: true, ..kept.facts.clone() }), Some(fd));
             }
             if kept.asked[session.other_slot()] && self.waits_for_another(session) {
@@ -341,6 +380,36 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         }
     }
 
+    /// A switch process may have to start while the address is away: within the node it is needed all the same.
+    fn underlay_mtu(&mut self, addr: IpAddr) -> Answer {
+        match (self.opener.underlay_mtu(addr), self.underlay) {
+            (Ok(mtu), _) => {
+                self.underlay = Some((addr, mtu));
+                (Reply::Mtu(mtu), None)
+            }
+            (Err(OpenError::NoSuchAddress(_)), Some((known, mtu))) if known == addr => {
+                (Reply::Mtu(mtu), None)
+            }
+            (Err(e), _) => (refused(&e), None),
+        }
+    }
+
+    /// What hears of names is read there, and told what to watch here.
+    fn watch_names(&mut self) -> Answer {
+        self.names = None;
+        let names = match self.opener.watch_names() {
+            Ok(fd) => fd,
+            Err(e) => return (refused(&e), None),
+        };
+        match names.try_clone() {
+            Ok(copy) => {
+                self.names = Some(names);
+                (Reply::Socket, Some(copy))
+            }
+            Err(e) => (Reply::Refused(internal(format!("copying a descriptor: {e}"))), None),
+        }
+    }
+
     /// Lets go of a port that the switch closes.
     fn forget(&mut self, spec: &PortSpec, place: PortPlace) {
         let key = key(spec);
@@ -348,6 +417,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             && let Some(kept) = self.ports.remove(&key)
         {
             self.store.forget(kept.stored.as_deref());
+            tap::let_go(kept.fd.as_fd());
         }
     }
 
@@ -356,6 +426,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         if let Some(kept) = self.ports.remove(key) {
             let place = kept.place();
             self.store.forget(kept.stored.as_deref());
+            tap::let_go(kept.fd.as_fd());
             drop(kept.fd);
             if let Err(e) = self.opener.close_port(&kept.spec, place) {
                 tracing::warn!(ifname = kept.spec.ifname, netns = %kept.spec.netns, "removing a device: {e}");

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ctl::error::Reason;
 use serde::{Deserialize, Serialize};
 
-use crate::io::{NetnsId, NetnsIdentity, Offloads, PortHealth, PortPlace, PortSpec};
+use crate::io::{NetnsId, NetnsIdentity, Offloads, PortHealth, PortPlace, PortSpec, UnderlayLink};
 use crate::node::{NodePlan, Obstacle};
 
 /// Of these messages; a switch process that speaks another is not served.
@@ -34,8 +34,16 @@ pub enum Request {
     BindUnderlay(IpAddr, u16),
     /// See [`crate::io::Opener::sending_socket`].
     SendingSocket(IpAddr),
-    /// See [`crate::io::Opener::underlay_mtu`].
+    /// See [`crate::io::Opener::underlay_mtu`]. While no interface has the address, what it was before.
     UnderlayMtu(IpAddr),
+    /// See [`crate::io::Opener::underlay_link`].
+    UnderlayLink(IpAddr),
+    /// See [`crate::io::Opener::watch_links`].
+    WatchLinks,
+    /// See [`crate::io::Opener::watch_names`].
+    WatchNames,
+    /// See [`crate::io::Opener::watch_port`].
+    WatchPort(Box<PortSpec>, PortPlace),
     /// See [`crate::node::NodeHost::apply`].
     ApplyNode(Box<NodePlan>),
     /// See [`crate::node::NodeHost::remove`].
@@ -68,6 +76,12 @@ pub enum Reply {
     Health(PortHealth),
     /// An MTU in bytes.
     Mtu(u32),
+    /// The interface with an address, if there is one.
+    Link(Option<UnderlayLink>),
+    /// A socket that hears of changes, which comes along, and why only of some.
+    Watch(Option<String>),
+    /// The id of a namespace that is watched; none is the monitor's own.
+    Namespace(Option<i32>),
     /// What stands in the way.
     Obstacles(Vec<Obstacle>),
     /// It could not be done, and is as before.

@@ -217,7 +217,7 @@ impl Returned {
         Kept {
             ports: self.ports.drain(..).map(port).collect(),
             sockets: self.underlay.drain(..).map(socket).collect(),
-            plan: None,
+            ..Kept::default()
         }
     }
 

@@ -97,7 +97,7 @@ fn a_port_that_is_to_be_otherwise_is_made_anew() {
     drop(client);
     let (mut client, serving) = connect(serving.join().unwrap());
     calls(&opener);
-    assert!(!client.open_port(&PortSpec { mtu: 1400, ..spec("a") }).unwrap().adopted);
+    assert!(!client.open_port(&PortSpec { offload: false, ..spec("a") }).unwrap().adopted);
     assert_eq!(calls(&opener), ["close a", "open a"]);
     // The namespace it was made for is wanted, and another.
     let same = PortSpec { identity: Some(made.identity.clone()), ..spec("b") };
@@ -119,6 +119,7 @@ fn what_is_closed_or_changed_is_not_kept_as_it_was() {
     let place = client.open_port(&spec("b")).unwrap().place();
     let wanted = PortSpec { addresses: vec!["10.1.1.9/24".parse().unwrap()], ..spec("b") };
     client.restore_port(&wanted, place).unwrap();
+    assert_eq!(calls(&opener).last().unwrap(), "update b");
     assert_eq!(client.check_port(&wanted, place).unwrap(), PortHealth::Healthy);
     opener.0.lock().unwrap().health.insert("b".into(), PortHealth::MtuChanged { found: 1300 });
     assert_eq!(client.check_port(&wanted, place).unwrap(), PortHealth::MtuChanged { found: 1300 });
@@ -129,6 +130,12 @@ fn what_is_closed_or_changed_is_not_kept_as_it_was() {
     let (mut client, serving) = connect(keeper);
     assert!(client.open_port(&wanted).unwrap().adopted);
     assert_eq!(calls(&opener), [""; 0]);
+    // The underlay's MTU has changed meanwhile: no reason to take a pod's device away.
+    drop(client);
+    let (mut client, serving) = connect(serving.join().unwrap());
+    let wanted = PortSpec { mtu: 1400, ..wanted };
+    assert!(client.open_port(&wanted).unwrap().adopted);
+    assert_eq!(calls(&opener), ["update b"]);
     drop(client);
     drop(serving.join().unwrap());
 }
@@ -147,7 +154,16 @@ fn refusals_are_those_of_the_opener_itself() {
     let (there, here) =
         (client.bind_underlay(nowhere, 4789).unwrap_err(), opener.bind_underlay(nowhere, 4789).unwrap_err());
     assert_eq!(refusal::words(&there), refusal::words(&here));
-    assert_eq!(client.underlay_mtu(nowhere).unwrap(), 1500);
+    opener.0.lock().unwrap().underlay = Some(None);
+    let (there, here) =
+        (client.underlay_mtu(nowhere).unwrap_err(), opener.underlay_mtu(nowhere).unwrap_err());
+    assert_eq!(refusal::words(&there), refusal::words(&here));
+    opener.0.lock().unwrap().underlay = Some(Some((1400, true)));
+    assert_eq!(client.underlay_mtu(nowhere).unwrap(), 1400);
+    // It may start again while the address is away.
+    opener.0.lock().unwrap().underlay = Some(None);
+    assert_eq!(client.underlay_link(nowhere).unwrap(), None);
+    assert_eq!(client.underlay_mtu(nowhere).unwrap(), 1400);
     drop(client);
     assert_eq!(serving.join().unwrap().ports(), 0);
 }

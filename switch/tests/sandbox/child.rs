@@ -37,8 +37,9 @@ pub fn worker() -> WorkerHandle {
     let here: IpAddr = "127.0.0.1".parse().unwrap();
     let tx = UdpTx::new(here, TxOptions::default());
     let datapath = Config { fdb_capacity: 1024, seed: 1 };
-    worker::spawn(WorkerConfig { datapath, rx: Vec::new(), tx, pulse: None, restrict: true, held: false })
-        .unwrap()
+    let config =
+        WorkerConfig { datapath, rx: Vec::new(), tx, pulse: None, alarm: None, restrict: true, held: false };
+    worker::spawn(config).unwrap()
 }
 
 /// Tells the level and that the case has come to where it is looked at.

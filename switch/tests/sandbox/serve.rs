@@ -14,7 +14,9 @@ use switch::control::memory_file::MemoryFile;
 use switch::control::program::{ProgramError, TapProgram};
 use switch::control::server::{self, Socket};
 use switch::control::{Control, Settings, Store};
-use switch::io::{HostOpener, NetnsRef, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+use switch::io::{
+    HostOpener, NetnsRef, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec, UnderlayLink,
+};
 use switch::node::MemoryHost;
 use switch::sandbox;
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,8 +94,8 @@ impl Opener for Kept {
         Err(OpenError::Invalid("there is no underlay".to_owned()))
     }
 
-    fn underlay_mtu(&mut self, _: IpAddr) -> Result<u32, OpenError> {
-        Ok(1500)
+    fn underlay_link(&mut self, _: IpAddr) -> Result<Option<UnderlayLink>, OpenError> {
+        Ok(None)
     }
 }
 
@@ -137,7 +139,7 @@ pub fn serve() {
         };
         tokio::select! {
             served = server::serve(control.clone(), socket, stop) => served.unwrap(),
-            gone = control.run() => panic!("{gone}"),
+            gone = control.run(Default::default()) => panic!("{gone}"),
         }
         control.stop().await;
     });

@@ -34,6 +34,7 @@ struct View {
     offload: Offload,
     sandbox: Vec<Measure>,
     monitor: Option<Monitor>,
+    watch: String,
     ledger: Ledger,
     degraded: Vec<Degraded>,
 }
@@ -96,6 +97,7 @@ impl From<proto::Status> for View {
                 upgrades: m.upgrades,
                 last_end: m.last_end,
             }),
+            watch: s.watch,
             ledger: l.into(),
             degraded: s.degraded.into_iter().map(degraded).collect(),
         }
@@ -132,6 +134,7 @@ fn table(v: &View, context: &mut Context) -> std::io::Result<()> {
         ("peers", format!("{} up / {} down", v.peers_up, v.peers_down)),
         ("offload", format!("TAP: {}   UDP: gso {gso}, gro {gro}", or_dash(v.offload.tap.join(",")))),
         ("monitor", monitor(v.monitor.as_ref())),
+        ("watch", or_dash(v.watch.as_str())),
         ("sandbox", sandbox(&v.sandbox)),
         ("frames", v.ledger.line()),
     ];

@@ -4,6 +4,7 @@
 //! changes any more, no frames any more, the end. One that takes over waits for the word to begin.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use switch::control::Control;
 use switch::control::server::{self, Socket};
@@ -11,6 +12,7 @@ use switch::monitor::Client;
 use switch::monitor::child::rewrite;
 use switch::monitor::orders::{Order, Orders, Pending};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use super::Failure;
 use super::state_dir::StateDir;
@@ -53,6 +55,8 @@ enum Pause {
 /// A switch process that forwards, or is about to.
 pub struct Serving {
     pub control: Control,
+    /// What the worker sounds when a device has failed.
+    pub alarm: Arc<Notify>,
     pub dir: StateDir,
     pub signals: Signals,
     /// Of a monitor, if there is one.
@@ -143,7 +147,7 @@ impl Serving {
         tokio::select! {
             served = server::serve(self.control.clone(), socket, stop) => served?,
             // Without a worker nothing is forwarded: somebody must start us anew.
-            gone = self.control.run() => return Err(gone.into()),
+            gone = self.control.run(self.alarm.clone()) => return Err(gone.into()),
         }
         Ok(pause.unwrap_or(Pause::Stop))
     }

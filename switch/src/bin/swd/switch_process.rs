@@ -25,6 +25,7 @@ use switch::monitor::{Client, Inherited};
 use switch::notify;
 use switch::sandbox::{self, Measure, ThreadKind};
 use switch::worker::{self, WorkerConfig};
+use tokio::sync::Notify;
 use tunnel::Encap;
 use tunnel::underlay::{PeerAddr, Stock, TxOptions, UdpRx, UdpTx, UnderlayTx as _, spares};
 
@@ -155,7 +156,16 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
     let datapath = Config { fdb_capacity: options.fdb_limit.unwrap_or(FDB_LIMIT) as usize, seed: random() };
     let restrict = means.client.is_some();
     let pulse = means.pulse(Thread::Worker)?;
-    let worker = worker::spawn(WorkerConfig { datapath, rx, tx, pulse, restrict, held: standby })?;
+    let alarm = Arc::new(Notify::new());
+    let worker = worker::spawn(WorkerConfig {
+        datapath,
+        rx,
+        tx,
+        pulse,
+        alarm: Some(alarm.clone()),
+        restrict,
+        held: standby,
+    })?;
     settings.sandbox.extend(worker.measures().iter().cloned());
     let program = TapProgram(move |command| worker.send(command).map_err(|_| ProgramError::Gone));
 
@@ -188,6 +198,7 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
             make(settings, store, loaded, means.opener, means.host, Box::new(program), means.memory)?;
         let mut serving = Serving {
             control: control.clone(),
+            alarm,
             dir,
             signals,
             client: means.client.clone(),

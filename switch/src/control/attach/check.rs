@@ -13,7 +13,8 @@ use ctl::proto;
 use ipnet::IpNet;
 
 use super::super::core::Core;
-use super::super::reconcile::{self, Actual};
+use super::super::look;
+use super::super::reconcile::Actual;
 use super::super::{derive, ipam, service};
 use crate::io::PortHealth;
 
@@ -68,9 +69,9 @@ fn device_problem(core: &mut Core, port: &Port) -> Option<String> {
             {
                 up.health = health;
             }
-            match reconcile::lost(health) {
+            match look::lost(health) {
                 Some(why) => Some(why.to_owned()),
-                None if service::cuts_off(health) || reconcile::pod_lacks(health) => {
+                None if service::cuts_off(health) || look::pod_lacks(health) => {
                     service::health(health, spec.mtu).map(|(why, _)| why)
                 }
                 None if core.tables().port(id).is_none() => Some("it is not in the tables".to_owned()),

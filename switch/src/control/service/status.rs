@@ -137,6 +137,7 @@ fn describe(core: &Core) -> proto::Status {
         }),
         degraded,
         ledger: None,
+        watch: core.reach.words(),
         sandbox: settings.sandbox.measures.iter().map(measure).collect(),
         monitor: settings.monitor.as_ref().map(|m| proto::MonitorInfo {
             pid: m.pid,
@@ -205,6 +206,9 @@ fn degraded(core: &Core) -> Vec<proto::Degraded> {
         |object: String, message: String, hint: String| list.push(proto::Degraded { object, message, hint });
     for (message, hint) in core.state_problems() {
         add("state".to_owned(), message, hint);
+    }
+    if let Some((message, hint)) = core.ground.problem() {
+        add("underlay".to_owned(), message.clone(), hint.clone());
     }
     for network in &core.desired.networks {
         let mtu = derive::network_mtu(&core.settings, network);
