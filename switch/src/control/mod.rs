@@ -22,6 +22,7 @@ pub mod fs;
 pub mod ids;
 pub mod ipam;
 mod kernel;
+mod leftover;
 pub mod memory_file;
 pub mod plan;
 pub mod program;

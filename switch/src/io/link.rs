@@ -102,9 +102,23 @@ impl Netlink {
     /// See [`NetlinkError`].
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let what = format!("looking up interface {name}");
-        let body =
-            ifinfo(&what, 0, Iff::empty(), Iff::empty(), vec![attr(&what, Ifla::Ifname, cstr(name))?])?;
-        match self.ask::<_, Ifinfomsg>(&what, Rtm::Getlink, NlmF::empty(), body) {
+        let attrs = vec![attr(&what, Ifla::Ifname, cstr(name))?];
+        let body = ifinfo(&what, 0, Iff::empty(), Iff::empty(), attrs)?;
+        self.find(&what, body)
+    }
+
+    /// Finds an interface by its index; `None` if there is none.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn link_at(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let what = format!("looking up interface {index}");
+        let body = ifinfo(&what, index, Iff::empty(), Iff::empty(), Vec::new())?;
+        self.find(&what, body)
+    }
+
+    fn find(&mut self, what: &str, body: Ifinfomsg) -> Result<Option<Link>, NetlinkError> {
+        match self.ask::<_, Ifinfomsg>(what, Rtm::Getlink, NlmF::empty(), body) {
             Ok(found) => Ok(found.first().map(read_link)),
             Err(e) if e.errno() == Some(libc::ENODEV) => Ok(None),
             Err(e) => Err(e),

@@ -10,6 +10,7 @@
 
 use std::io::{self, IoSlice};
 
+pub(crate) mod closing;
 pub mod host;
 pub mod identity;
 pub mod link;
@@ -36,7 +37,7 @@ pub use identity::NetnsIdentity;
 pub use memory::{MemoryTap, PodEnd};
 pub use netns::{NetnsError, NetnsId, NetnsRef};
 pub use node::NodeLink;
-pub use opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+pub use opener::{DeviceName, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
 pub use route::NodeRoute;
 pub use tap::{Offloads, Tap};
 

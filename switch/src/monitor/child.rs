@@ -15,6 +15,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 use super::heartbeat::Heartbeat;
+use super::leftover::PidFile;
 
 /// Says that this is the switch process, by the monitor's process id.
 const MONITOR: &str = "SWD_MONITOR_PID";
@@ -57,6 +58,8 @@ pub struct Birth {
     /// The configuration file as the monitor has read it; empty if there is none. Somebody may be editing the file
     /// when the next process starts.
     pub config: String,
+    /// Where the next monitor looks for who was started last.
+    pub pid_file: PidFile,
 }
 
 impl Birth {
@@ -88,7 +91,11 @@ impl Birth {
             ])
             .map_err(|e| io::Error::other(e.to_string()))?;
         let mut command = tokio::process::Command::from(command);
-        command.kill_on_drop(true).spawn()
+        let child = command.kill_on_drop(true).spawn()?;
+        if let Some(pid) = child.id() {
+            self.pid_file.note(pid);
+        }
+        Ok(child)
     }
 }
 

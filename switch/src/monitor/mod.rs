@@ -8,12 +8,16 @@
 //! it loads the state and asks for its ports, and is given those that the monitor has kept.
 //!
 //! Pods notice a short gap: their links stay up and what they send meanwhile waits in their devices' queues.
+//!
+//! When the monitor itself is killed, its switch process goes with it, and so does every descriptor. Pods keep their
+//! devices, without carrier. The next monitor waits for what is [`leftover`], and takes the devices over.
 
 pub mod channel;
 pub mod child;
 pub mod client;
 pub mod heartbeat;
 pub mod keeper;
+pub mod leftover;
 pub mod message;
 mod pace;
 pub mod supervise;
@@ -24,4 +28,5 @@ mod tests;
 pub use child::Inherited;
 pub use client::Client;
 pub use heartbeat::Heartbeat;
+pub use leftover::PidFile;
 pub use supervise::{Job, run};

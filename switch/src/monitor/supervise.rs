@@ -90,6 +90,7 @@ where
                 let pause = pace.pause(Instant::now(), false);
                 tracing::error!(pause_ms = pause.as_millis() as u64, "no switch process can be started: {e}");
                 if signals.during(pause).await {
+                    served.keeper().leave();
                     return Ok(0);
                 }
                 continue;
@@ -120,6 +121,9 @@ where
         if let End::Exited(status) = &end
             && (told || stage == Stage::Stopping || !told_ready)
         {
+            if told || stage == Stage::Stopping {
+                served.keeper().leave();
+            }
             return Ok(code(*status));
         }
         let text = match &end {
@@ -147,6 +151,7 @@ where
         );
         last_end = Some(text);
         if signals.during(pause).await {
+            served.keeper().leave();
             return Ok(0);
         }
     }

@@ -1,13 +1,12 @@
 //! The process that a service manager starts: it holds what must not be lost, and starts the other.
 
-use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use switch::control::server::Socket;
 use switch::io::HostOpener;
 use switch::monitor::child::Birth;
-use switch::monitor::{self, Job};
+use switch::monitor::{self, Job, PidFile};
 use switch::node::NftHost;
 
 use super::account::Account;
@@ -27,6 +26,10 @@ pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
     for dir in own_directories(options) {
         Account::own(account, &dir, 0o700).map_err(|e| format!("directory {}: {e}", dir.display()))?;
     }
+    let pid_file = PidFile::beside(&path);
+    if !pid_file.wait(LEFTOVER) {
+        tracing::warn!("the switch process of another monitor has not ended within {LEFTOVER:?}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let job = Job {
         // By its descriptor, so that a restart is not an upgrade by accident.
@@ -34,24 +37,14 @@ pub fn run(options: &Options, config: String) -> Result<ExitCode, Failure> {
             program: "/proc/self/exe".into(),
             args: std::env::args_os().skip(1).collect(),
             config,
+            pid_file: pid_file.clone(),
         },
         opener: HostOpener,
         host: NftHost::new(nft_table(options))?,
-        socket: patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?,
+        socket: Socket::prepare(&path).map_err(|e| about_socket(&path, &e))?,
         notify: ready::tell,
     };
-    Ok(runtime.block_on(monitor::run(job))?.into())
-}
-
-/// Tries for a while: the switch process of a monitor that was killed ends with it, but takes a moment.
-fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let limit = Instant::now() + LEFTOVER;
-    loop {
-        match work() {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < limit => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            other => return other,
-        }
-    }
+    let code = runtime.block_on(monitor::run(job))?;
+    pid_file.forget();
+    Ok(code.into())
 }
