@@ -68,7 +68,9 @@ impl Client {
     ) -> Result<T, ApiError> {
         match tokio::time::timeout(self.timeout, f(&mut self.stub)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(status.into()),
+            Ok(Err(status)) => {
+                Err(ApiError::answered(status, &format!("the daemon at {}", self.socket.display())))
+            }
             Err(_) => Err(timed_out(&self.socket, self.timeout)),
         }
     }

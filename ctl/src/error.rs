@@ -169,8 +169,15 @@ impl From<ApiError> for tonic::Status {
 
 impl From<tonic::Status> for ApiError {
     fn from(status: tonic::Status) -> Self {
+        Self::answered(status, "the daemon")
+    }
+}
+
+impl ApiError {
+    /// What `daemon` has answered, or that it is not there any more.
+    pub(crate) fn answered(status: tonic::Status, daemon: &str) -> Self {
         let message = if status.message().is_empty() {
-            format!("the daemon answered {:?} without a message", status.code())
+            format!("{daemon} answered {:?} without a message", status.code())
         } else {
             status.message().to_owned()
         };
@@ -183,7 +190,7 @@ impl From<tonic::Status> for ApiError {
         let reason = from_code(&status);
         if reason == Reason::Unreachable {
             let cause = root_cause(&status).unwrap_or(message);
-            return Self::new(reason, format!("lost the connection to the daemon: {cause}"))
+            return Self::new(reason, format!("lost the connection to {daemon}: {cause}"))
                 .hint("see whether swd still runs, and its log");
         }
         Self::new(reason, message)

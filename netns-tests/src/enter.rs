@@ -55,6 +55,7 @@ pub fn enter() -> Sandbox {
         Err(_) => stage::supervise(),
         Ok("drop") => stage::drop_root(),
         Ok("unshare") => stage::unshare(),
+        Ok("init") => stage::init(),
         Ok("machine") => crate::runtimes::init::main(),
         Ok("confine") => crate::confine::main(),
         Ok(_) => match inside() {

@@ -1,7 +1,9 @@
 //! The processes around the sandbox: each stage gives up or gains one thing, starts the program
 //! again as the next stage, waits for it and passes its exit code on.
 //!
-//! supervise -> (drop, only with LAB_AS_USER=1 as root) -> unshare -> inside
+//! supervise -> (drop, only with LAB_AS_USER=1 as root) -> unshare -> (init, with own process ids) -> inside
+//!
+//! `init` is process 1 of the sandbox: it buries the processes whose parents were killed.
 //!
 //! A stage makes no thread, so that it may unshare anything. It dies with its parent, so killing
 //! the outermost process ends everything.
@@ -104,7 +106,7 @@ pub(crate) fn unshare() -> ! {
     die_with_parent();
     let uid = getuid().as_raw();
     let mut flags = UnshareFlags::NEWNET | UnshareFlags::NEWNS;
-    if std::env::var("LAB_PIDNS").as_deref() == Ok("1") {
+    if own_pids() {
         flags |= UnshareFlags::NEWPID;
     }
     let leave = || -> Result<()> {
@@ -129,7 +131,18 @@ pub(crate) fn unshare() -> ! {
         refuse(&e);
     }
     let uid = OsString::from(uid.to_string());
-    finish(run_stage("inside", &[("LAB_UID", uid)], false))
+    let next = if own_pids() { "init" } else { "inside" };
+    finish(run_stage(next, &[("LAB_UID", uid)], false))
+}
+
+/// Process 1 of the sandbox.
+pub(crate) fn init() -> ! {
+    die_with_parent();
+    finish(run_stage("inside", &[], false))
+}
+
+fn own_pids() -> bool {
+    std::env::var("LAB_PIDNS").as_deref() == Ok("1")
 }
 
 /// Makes this process root of a new user namespace with its own user and group only.
@@ -201,9 +214,15 @@ fn run_stage(stage: &str, env: &[(&str, OsString)], outermost: bool) -> Result<i
     let mut child = start(stage, env, &keep_tx)?;
     drop(keep_tx);
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let others = if rustix::process::getpid().is_init() { Some(orphans()?) } else { None };
     let mut pipe_open = true;
     loop {
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        if let Some(orphans) = &others {
+            bury(orphans, &child);
+            fds.push(PollFd::new(orphans, PollFlags::IN));
+        }
+        let pipe_at = fds.len();
         if pipe_open {
             fds.push(PollFd::new(&keep_rx, PollFlags::IN));
         }
@@ -213,7 +232,7 @@ fn run_stage(stage: &str, env: &[(&str, OsString)], outermost: bool) -> Result<i
             Err(e) => return Err(e.into()),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if pipe_open && ready.get(1) == Some(&true) {
+        if pipe_open && ready.get(pipe_at) == Some(&true) {
             pipe_open = false;
             let mut message = String::new();
             File::from(keep_rx.try_clone()?).take(MAX_KEEP_MESSAGE).read_to_string(&mut message)?;
@@ -229,9 +248,46 @@ fn run_stage(stage: &str, env: &[(&str, OsString)], outermost: bool) -> Result<i
     }
 }
 
+/// A descriptor that can be read when a child has ended, for process 1, whose children are also those of others that
+/// were killed. Made once its own child is there, which so has no signal blocked.
+fn orphans() -> Result<OwnedFd> {
+    // SAFETY: sigset_t is plain data that sigemptyset initialises, the calls get valid pointers, and the descriptor that
+    // is returned is nobody else's.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(std::io::Error::last_os_error().into()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// Takes the children that have ended, but for the one whose end is waited for elsewhere.
+fn bury(orphans: &OwnedFd, child: &Child) {
+    // The signal first, so that none comes unnoticed between the last look and the next poll.
+    while rustix::io::read(orphans, &mut [0_u8; 128]).is_ok_and(|n| n > 0) {}
+    // More can be there than signals were. Each turn takes one away, or is the last.
+    loop {
+        // SAFETY: siginfo_t is plain data; waitid writes one, and with NOHANG leaves it zero if there is no child to tell of.
+        let ended = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+            if libc::waitid(libc::P_ALL, 0, &raw mut info, look) != 0 { 0 } else { info.si_pid() }
+        };
+        if ended == 0 || u32::try_from(ended).is_ok_and(|pid| pid == child.id()) {
+            return;
+        }
+        // SAFETY: no status is asked for.
+        unsafe { libc::waitpid(ended, std::ptr::null_mut(), libc::WNOHANG) };
+    }
+}
+
 fn pass_on(stage: &str, message: &str, child: &Child, outermost: bool) -> Result<()> {
-    // The inner process sees its own id only, which means nothing outside.
-    let message = if stage == "inside" {
+    // Inside, processes see ids that mean nothing outside. This is the first one who knows the other.
+    let message = if stage == if own_pids() { "init" } else { "inside" } {
         message.replace("{pid}", &child.id().to_string())
     } else {
         message.to_owned()

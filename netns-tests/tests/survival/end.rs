@@ -1,10 +1,11 @@
-//! A daemon that is told to end, or killed with all its parts, leaves nothing, and another starts at once.
+//! A daemon that is told to end, or killed with all its parts, leaves pods their devices and nothing else, and another
+//! starts at once. The node's own device stays when nobody could see to it.
 
 use crate::common::{Mode, Setup, World};
-use crate::process::{SOON, healthy, runs, send, switch_process};
+use crate::process::{SOON, device, healthy, runs, send, switch_process};
 use lab::probe::ping;
 use lab::swd::is_socket;
-use lab::{Context, Error, Node, Result, ensure, wait};
+use lab::{Context, Node, Ns, Result, ensure, wait};
 use rustix::process::Signal;
 
 /// How a daemon may come to its end.
@@ -39,11 +40,21 @@ impl Way {
     }
 }
 
-/// The devices of a pod, but for the loopback.
-fn devices(world: &World) -> Result<Vec<String>> {
-    let links = world.near.ns().ip_json(&["link", "show"])?;
-    let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
-    Ok(names.filter(|name| *name != "lo").map(str::to_owned).collect())
+/// The devices of a namespace, but for the loopback, by name and index.
+pub fn devices(ns: &Ns) -> Result<Vec<(String, u64)>> {
+    let links = ns.ip_json(&["link", "show"])?;
+    let all = links.as_array().into_iter().flatten();
+    let named = all.filter_map(|link| Some((link["ifname"].as_str()?.to_owned(), link["ifindex"].as_u64()?)));
+    Ok(named.filter(|(name, _)| name != "lo").collect())
+}
+
+/// Waits until nobody is at the other end of a pod's device.
+pub fn is_unserved(ns: &Ns) -> Result<()> {
+    wait::until_ok("the device has no carrier", SOON, || {
+        let links = ns.ip_json(&["link", "show", "dev", "eth0"])?;
+        ensure!(links[0]["flags"].to_string().contains("NO-CARRIER"), "{links}");
+        Ok(())
+    })
 }
 
 /// Waits until the daemon that was started is no more, and its other process neither.
@@ -55,16 +66,18 @@ fn both_end(node: &Node, switch: u32) -> Result<()> {
     })
 }
 
-fn ends(world: &World, way: Way) -> Result<()> {
-    let a = world.a()?;
+/// `without` are the devices of the node without its own.
+fn ends(world: &World, way: Way, without: &[(String, u64)]) -> Result<()> {
+    let (a, near) = (world.a()?, world.near.ns());
     let (monitor, switch) = (a.swd_pid()?, switch_process(a)?);
-    ensure!(devices(world)? == ["eth0"], "{:?} at first", devices(world)?);
+    let (of_pod, of_node) = (devices(near)?, devices(a.ns())?);
+    ensure!(of_node.len() == without.len() + 1, "{of_node:?} at first, without its own {without:?}");
     way.send(monitor, switch)?;
     both_end(a, switch)?;
-    wait::until_ok("the device is gone", SOON, || {
-        let left = devices(world)?;
-        if left.is_empty() { Ok(()) } else { Err(Error::failed(format!("{left:?}"))) }
-    })?;
+    is_unserved(near)?;
+    ensure!(devices(near)? == of_pod, "{:?}, before {of_pod:?}", devices(near)?);
+    let left = devices(a.ns())?;
+    ensure!(left == if way.told() { without } else { &of_node }, "{left:?} are left on the node");
     // A process that ended already is not told again; this is how it ended.
     let code = a.stop_swd()?;
     if way.told() {
@@ -75,6 +88,9 @@ fn ends(world: &World, way: Way) -> Result<()> {
     }
     a.restart()?;
     healthy(a)?;
+    ensure!(devices(near)? == of_pod, "{:?}, before {of_pod:?}", devices(near)?);
+    ensure!(way.told() || devices(a.ns())? == of_node, "{:?}, before {of_node:?}", devices(a.ns())?);
+    ping(a.ns(), world.near.ip(false))?;
     for v6 in [false, true] {
         ping(world.far.ns(), world.near.ip(v6))?;
         ping(world.near.ns(), world.beside.ip(v6))?;
@@ -82,11 +98,22 @@ fn ends(world: &World, way: Way) -> Result<()> {
     Ok(())
 }
 
-pub fn nothing_of_a_stopped_daemon_stays() -> Result<()> {
+pub fn a_stopped_daemon_leaves_pods_their_devices_and_nothing_else() -> Result<()> {
     let world = World::build(&Setup::new("end", Mode::Routed))?;
     ping(world.far.ns(), world.near.ip(false))?;
+    let a = world.a()?;
+    let without = devices(a.ns())?;
+    a.swctl_text(&["port", "add", "node", "--network", "pods", "--node"])?;
     for way in Way::ALL {
-        ends(&world, way).context(format!("{way:?}"))?;
+        ends(&world, way, &without).context(format!("{way:?}"))?;
+    }
+    // This is how to leave nothing at all.
+    let (index, _) = device(world.near.ns())?;
+    for port in ["near", "beside", "node"] {
+        a.swctl_text(&["port", "del", port])?;
+    }
+    for (ns, left) in [(world.near.ns(), &[][..]), (world.beside.ns(), &[]), (a.ns(), &without)] {
+        ensure!(devices(ns)? == left, "{:?} in {}, eth0 was {index}", devices(ns)?, ns.name());
     }
     lab::conserve::check_node(world.a()?, &[])
 }

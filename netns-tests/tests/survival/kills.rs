@@ -44,13 +44,13 @@ fn run(name: &str, mode: Mode) -> Result<()> {
 }
 
 /// Everybody who talks.
-struct Traffic {
+pub struct Traffic {
     talks: Vec<Talk>,
-    streams: [Stream; 2],
+    pub streams: [Stream; 2],
 }
 
 impl Traffic {
-    fn start(world: &World, flows: u64, rate: u64) -> Result<Self> {
+    pub fn start(world: &World, flows: u64, rate: u64) -> Result<Self> {
         let World { near, beside, far, .. } = world;
         let pairs = [(near, far), (far, beside), (near, beside), (far, near), (beside, far), (beside, near)];
         let pause = QUESTIONS * flows as u32;
@@ -64,12 +64,12 @@ impl Traffic {
         Ok(Self { talks, streams: [stream(near, far, false)?, stream(far, near, true)?] })
     }
 
-    fn moves(&self) -> Result<()> {
+    pub fn moves(&self) -> Result<()> {
         self.streams.iter().try_for_each(|stream| stream.moves(500, RESUMED))?;
         self.talks.iter().try_for_each(|talk| talk.moves(3, RESUMED))
     }
 
-    fn finish(self) -> Result<(Vec<Told>, Vec<Heard>)> {
+    pub fn finish(self) -> Result<(Vec<Told>, Vec<Heard>)> {
         let streams = self.streams.into_iter().map(Stream::finish).collect::<Result<Vec<_>>>()?;
         let talks = self.talks.into_iter().map(Talk::finish).collect::<Result<Vec<_>>>()?;
         Ok((talks, streams))
@@ -147,13 +147,14 @@ fn killed(name: &str, mode: Mode, seed: u64) -> Result<()> {
         ends += read_log(node)? as u64;
     }
     ensure!(ends == kills, "{kills} kills, and the logs have {ends} ends");
-    report(name, &moments, &calm, &streams)?;
+    let longest = report(name, &moments, &calm, &streams)?;
+    ensure!(longest < BOUND, "a gap of {longest:?}");
     tell(name, &talks, &sum(writers.iter().map(|w| w.tally)), lasted);
     check(nodes, &["egress-gone"])
 }
 
-/// The silences of both directions, and what was lost in them.
-fn report(name: &str, kills: &[Instant], calm: &[Heard], streams: &[Heard]) -> Result<()> {
+/// The silences of both directions, and what was lost in them. Gives the longest.
+pub fn report(name: &str, kills: &[Instant], calm: &[Heard], streams: &[Heard]) -> Result<Duration> {
     let mut gaps = Vec::new();
     for (n, &kill) in kills.iter().enumerate() {
         let end = kills.get(n + 1).map_or(kill + AFTERMATH, |next| (*next).min(kill + AFTERMATH));
@@ -185,11 +186,10 @@ fn report(name: &str, kills: &[Instant], calm: &[Heard], streams: &[Heard]) -> R
         total(|h| h.refused),
         ms(streams.iter().map(|h| h.slowest).max().unwrap_or_default()),
     ));
-    ensure!(longest < BOUND, "a gap of {}", ms(longest));
-    Ok(())
+    Ok(longest)
 }
 
-fn tell(name: &str, talks: &[Told], tally: &Tally, lasted: Duration) {
+pub fn tell(name: &str, talks: &[Told], tally: &Tally, lasted: Duration) {
     note(format!(
         "{name}: {} connections, {} questions answered with {:.0} MB, none broken, the slowest in {:.0?}",
         talks.len(),

@@ -1,7 +1,8 @@
 //! The network outlives the daemon: its switch process dies or hangs, over and over, and pods notice a short gap. Their
-//! connections, their devices, the configuration, what was learned and what was counted are still there.
+//! connections, their devices, the configuration, what was learned and what was counted are still there. When the monitor
+//! dies too, they keep all but the last two, and their devices are without carrier for a while.
 //!
-//! `LAB_KILLS`, `LAB_HANGS`, `LAB_FLOWS`, `LAB_RATE` (datagrams per second and direction) and `LAB_SEED` make the runs
+//! `LAB_KILLS`, `LAB_MONITOR_KILLS`, `LAB_HANGS`, `LAB_FLOWS`, `LAB_RATE` (datagrams per second and direction) and `LAB_SEED` make the runs
 //! longer, heavier or different; long ones need `LAB_TEST_TIMEOUT`. A thousand kills under load:
 //! `LAB_KILLS=1000 LAB_FLOWS=100 LAB_RATE=10000 LAB_TEST_TIMEOUT=1800 cargo test -p netns-tests --test survival --
 //! --test-threads 1 killed_again_and_again`
@@ -11,11 +12,13 @@ mod common;
 
 mod config;
 mod crash_loop;
+mod deletion;
 mod end;
 mod hang;
 mod kills;
 mod last_good;
 mod learned;
+mod monitor;
 mod process;
 mod soak;
 mod stream;
@@ -43,7 +46,20 @@ fn main() -> std::process::ExitCode {
         ("a_crash_loop_is_held_to_its_pace", crash_loop::a_crash_loop_is_held_to_its_pace),
         ("a_state_that_does_not_hold", last_good::a_state_that_does_not_hold),
         ("a_start_that_hangs", last_good::a_start_that_hangs),
-        ("nothing_of_a_stopped_daemon_stays", end::nothing_of_a_stopped_daemon_stays),
         ("soak", soak::soak),
+        (
+            "a_stopped_daemon_leaves_pods_their_devices_and_nothing_else",
+            end::a_stopped_daemon_leaves_pods_their_devices_and_nothing_else,
+        ),
+        (
+            "a_deleted_port_is_gone_when_that_is_acknowledged",
+            deletion::a_deleted_port_is_gone_when_that_is_acknowledged,
+        ),
+        ("the_monitor_is_killed_again_and_again", monitor::the_monitor_is_killed_again_and_again),
+        ("nobody_takes_a_device_that_nobody_serves", monitor::nobody_takes_a_device_that_nobody_serves),
+        (
+            "a_device_that_somebody_holds_is_told_of_and_comes_back",
+            monitor::a_device_that_somebody_holds_is_told_of_and_comes_back,
+        ),
     ])
 }

@@ -32,7 +32,7 @@ use super::underlay::Ground;
 use super::{Settings, derive, rules};
 use crate::datapath::{Egress, NetId, PeerId, Tables};
 use crate::engine::{Command, Inspection};
-use crate::io::Opener;
+use crate::io::{DeviceName, Opener};
 use crate::node::{NodeHost, NodePlan, plan};
 
 /// A peer as published: a change of it makes what was learned behind it worthless.
@@ -68,6 +68,8 @@ pub struct Core {
     pub(super) lines: Allowance,
     /// Devices that were lost and opened anew.
     pub(super) losses: Allowance,
+    /// Devices of ports that are not declared any more, which this process has not opened.
+    pub(super) leftovers: HashSet<DeviceName>,
     /// Where the next look at devices begins.
     pub(super) look_from: usize,
     peers: BTreeMap<String, Identity>,
@@ -113,6 +115,7 @@ impl Core {
         Self {
             ipam: Allocator::new(settings.seed),
             reaper: Reaper::new(settings.tombstones.clone()),
+            leftovers: loaded.before.iter().filter_map(derive::device_name).collect(),
             publisher: Publisher::new(settings.seed),
             restore: None,
             plan: NodePlan::default(),
@@ -178,6 +181,7 @@ impl Core {
                 .hint("make room on the disk of the state directory, and repeat"));
         }
         self.save_problem = None;
+        self.note_leftovers(&next);
         let released = self.ipam.follow(&self.desired, &next, Instant::now());
         self.desired = next;
         self.generation = self.attempted;
@@ -304,6 +308,7 @@ impl Core {
         self.number_objects();
         self.plan = plan::of(&self.settings, &self.desired);
         self.close_stale()?;
+        self.discard_leftovers();
         self.open_due(now)?;
         self.kernel.follow(&self.plan, now);
         self.limit_ports()?;
@@ -486,12 +491,20 @@ impl Core {
         }
     }
 
-    /// Takes our rules from the node's kernel and ends the worker.
+    /// Takes our rules from the node's kernel and ends the worker. Pods keep their devices, for the next daemon. The
+    /// node's own go: their routes would take packets from the node that nobody serves.
     ///
     /// # Errors
     /// When it has ended already.
     pub fn stop(&mut self) -> Result<(), ProgramError> {
         self.kernel.leave();
-        self.worker.send(Command::Stop)
+        self.worker.send(Command::Stop)?;
+        let of_node = |(name, actual): (&String, &Actual)| match actual {
+            Actual::Up(up) if up.spec.node.is_some() => Some((name.clone(), up.spec.clone(), up.place)),
+            _ => None,
+        };
+        let devices: Vec<_> = self.ports.iter().filter_map(of_node).collect();
+        devices.iter().for_each(|(name, spec, place)| self.close_device(name, spec, *place));
+        Ok(())
     }
 }

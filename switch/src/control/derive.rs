@@ -10,7 +10,7 @@ use packet::{MacAddr, Vni};
 
 use crate::datapath::{Guard, gateway_mac, router_mac};
 use crate::engine::{Limits, Rate};
-use crate::io::{NetnsIdentity, NetnsRef, PortSpec};
+use crate::io::{DeviceName, NetnsError, NetnsIdentity, NetnsRef, PortSpec};
 use crate::node::NodePlan;
 
 use super::Settings;
@@ -204,6 +204,23 @@ pub fn port_gateways(port: &Port, network: &Network) -> Vec<IpAddr> {
     gateways
 }
 
+fn netns(port: &Port) -> Result<NetnsRef, NetnsError> {
+    match port.node {
+        Some(_) => Ok(NetnsRef::Path(port.netns_ref().path())),
+        None => port.netns.parse(),
+    }
+}
+
+fn identity(port: &Port) -> Option<NetnsIdentity> {
+    port.attachment.as_ref().and_then(|owner| owner.netns_id.as_deref()).map(NetnsIdentity::stored)
+}
+
+/// What the device of a port is known by, whether or not it is there.
+#[must_use]
+pub fn device_name(port: &Port) -> Option<DeviceName> {
+    Some(DeviceName { netns: netns(port).ok()?, identity: identity(port), ifname: port.ifname.clone() })
+}
+
 /// The device as it is to be. What makes it the node's own is in the plan for the node's kernel.
 ///
 /// # Errors
@@ -221,17 +238,9 @@ pub fn port_spec(
             problem.map_or_else(|| "it cannot be a port of the node".to_owned(), |p| p.text.clone())
         })?),
     };
-    let netns = port.netns_ref().path();
     Ok(PortSpec {
-        netns: match &link {
-            Some(_) => NetnsRef::Path(netns),
-            None => port.netns.parse().map_err(|e: crate::io::NetnsError| e.to_string())?,
-        },
-        identity: port
-            .attachment
-            .as_ref()
-            .and_then(|owner| owner.netns_id.as_deref())
-            .map(NetnsIdentity::stored),
+        netns: netns(port).map_err(|e| e.to_string())?,
+        identity: identity(port),
         ifname: port.ifname.clone(),
         mac: port_mac(settings, port),
         mtu: port_mtu(settings, port, network),
@@ -239,8 +248,6 @@ pub fn port_spec(
         gateways: if link.is_some() { Vec::new() } else { port_gateways(port, network) },
         default_route: port.default_route && link.is_none(),
         offload: port.offload,
-        persist: false,
-        owner: None,
         node: link,
     })
 }

@@ -26,6 +26,7 @@ pub mod handover;
 pub mod ids;
 pub mod ipam;
 mod kernel;
+mod leftover;
 mod look;
 pub mod memory_file;
 mod notice;

@@ -33,7 +33,8 @@ pub fn adopt(
     for change in changes {
         tracing::info!(kind = change.kind, name = change.name, action = ?change.action, "from the plan");
     }
-    Ok(Loaded { desired, generation, problem: loaded.problem })
+    let before = loaded.before.into_iter().chain(loaded.desired.ports).collect();
+    Ok(Loaded { desired, generation, problem: loaded.problem, before })
 }
 
 #[cfg(test)]

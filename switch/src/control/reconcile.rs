@@ -9,6 +9,7 @@
 //! is its number used again.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use ctl::desired::{DesiredState, Network, Port};
@@ -143,6 +144,12 @@ impl Core {
         for (name, actual) in &mut self.ports {
             let Actual::Up(up) = actual else { continue };
             let Some(device) = up.device.take() else { continue };
+            // Its declaration is durable by now, so somebody will come back for it.
+            if !device.lasting
+                && let Err(e) = self.opener.keep_port(&up.spec, up.place, device.fd.as_fd())
+            {
+                tracing::warn!(port = name, "the device will not outlive the daemon: {e}");
+            }
             match self.worker.send(add_port(up.id, device)) {
                 Ok(()) => {
                     handed.ports.push(up.id);
@@ -182,7 +189,7 @@ impl Core {
         Ok(())
     }
 
-    fn close_device(&mut self, name: &str, spec: &PortSpec, place: PortPlace) {
+    pub(super) fn close_device(&mut self, name: &str, spec: &PortSpec, place: PortPlace) {
         if let Err(e) = self.opener.close_port(spec, place) {
             tracing::warn!(port = name, "removing the device: {e}");
         }

@@ -10,8 +10,8 @@
 use std::fmt::Write as _;
 use std::io;
 
-use ctl::desired::DesiredState;
 use ctl::desired::document::Notation;
+use ctl::desired::{DesiredState, Port};
 
 use super::fs::Fs;
 
@@ -39,6 +39,9 @@ pub struct Loaded {
     pub generation: u64,
     /// What had to be done to get it, to be reported until somebody acts.
     pub problem: Option<String>,
+    /// Ports of the state before it. The devices of those that are not in this one may not have been removed: the
+    /// process may have ended between writing the state and following it.
+    pub before: Vec<Port>,
 }
 
 /// Why there is no state to start with.
@@ -124,7 +127,12 @@ pub fn decode(file: &[u8]) -> Result<(DesiredState, u64), String> {
 /// # Errors
 /// As [`decode`].
 pub fn handed(file: &[u8]) -> Result<Loaded, String> {
-    decode(file).map(|(desired, generation)| Loaded { desired, generation, problem: None })
+    decode(file).map(|(desired, generation)| Loaded {
+        desired,
+        generation,
+        problem: None,
+        before: Vec::new(),
+    })
 }
 
 impl Store {
@@ -143,11 +151,12 @@ impl Store {
         if let Ok(Some(file)) = &current
             && let Ok((desired, generation)) = decode(file)
         {
-            return Ok(Loaded { desired, generation, problem: None });
+            return Ok(Loaded { desired, generation, problem: None, before: self.previous_ports() });
         }
         let previous = self.fs.read(PREVIOUS);
         if let (Ok(None), Ok(None)) = (&current, &previous) {
-            return Ok(Loaded { desired: DesiredState::default(), generation: 0, problem: None });
+            let desired = DesiredState::default();
+            return Ok(Loaded { desired, generation: 0, problem: None, before: Vec::new() });
         }
         let current = complaint(CURRENT, &current);
         let Ok(Some(file)) = &previous else {
@@ -164,7 +173,13 @@ impl Store {
             "{current}{kept}; running with the state before it, of generation {generation}: \
              later changes are lost"
         );
-        Ok(Loaded { desired, generation: next, problem: Some(problem) })
+        Ok(Loaded { desired, generation: next, problem: Some(problem), before: Vec::new() })
+    }
+
+    /// The ports of the previous state; none if it cannot be read, which is no loss as long as the current one can.
+    fn previous_ports(&mut self) -> Vec<Port> {
+        let file = self.fs.read(PREVIOUS).ok().flatten();
+        file.and_then(|file| decode(&file).ok()).map_or_else(Vec::new, |(state, _)| state.ports)
     }
 
     /// Moves an unreadable file out of the way of the next save, and puts `file`, the previous state under a

@@ -1,8 +1,8 @@
 //! What the tests of this module share: small states, an opener without a kernel, a worker without devices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -17,8 +17,8 @@ use super::{Control, Settings, Underlay, fs};
 use crate::datapath::{Config, Datapath, PortId, Tables};
 use crate::engine::{Command, Inspection};
 use crate::io::{
-    NetnsError, NetnsId, NetnsIdentity, NetnsRef, Offloads, OpenError, OpenedPort, Opener, PortHealth,
-    PortPlace, PortSpec, UnderlayLink,
+    DeviceName, NetnsError, NetnsId, NetnsIdentity, NetnsRef, Offloads, OpenError, OpenedPort, Opener,
+    PortHealth, PortPlace, PortSpec, UnderlayLink,
 };
 use crate::node::MemoryHost;
 
@@ -133,7 +133,9 @@ pub struct World {
     pub underlay: Option<Option<(u32, bool)>>,
     /// Open ports, by namespace.
     pub open: HashMap<String, PortSpec>,
-    /// Everything asked for, in order.
+    /// Devices that outlive their descriptors, by namespace.
+    pub kept: HashSet<String>,
+    /// Everything asked for, in order; keeping follows from opening.
     pub calls: Vec<String>,
     next: u32,
 }
@@ -173,7 +175,24 @@ impl Opener for FakeOpener {
             offloads: Offloads::ALL,
             gso_max_size: 62_000,
             adopted: false,
+            lasting: false,
         })
+    }
+
+    fn keep_port(&mut self, spec: &PortSpec, _: PortPlace, _: BorrowedFd<'_>) -> Result<(), OpenError> {
+        let mut world = self.0.lock().unwrap();
+        let name = spec.netns.to_string();
+        assert!(world.open.contains_key(&name), "{name} is kept and was not opened");
+        world.kept.insert(name);
+        Ok(())
+    }
+
+    fn discard_port(&mut self, device: &DeviceName) -> Result<bool, OpenError> {
+        let mut world = self.0.lock().unwrap();
+        let name = device.netns.to_string();
+        world.calls.push(format!("discard {name}"));
+        let another = device.identity.as_ref().is_some_and(|wanted| *wanted != identity(&world, &name));
+        Ok(!another && world.kept.remove(&name))
     }
 
     fn close_port(&mut self, spec: &PortSpec, _: PortPlace) -> Result<(), OpenError> {
@@ -181,6 +200,7 @@ impl Opener for FakeOpener {
         let name = spec.netns.to_string();
         world.calls.push(format!("close {name}"));
         world.open.remove(&name);
+        world.kept.remove(&name);
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! The opener that does it here and now, with the privileges of this process.
 //!
 //! A port's interface is created inside its namespace under its final name, so that the pod never sees
-//! another and the node never sees it at all. Whatever fails on the way takes the interface with it,
-//! because it becomes persistent only as the very last step. Interfaces carry [`ALIAS`], which is how one
-//! left by an earlier run is told from one that belongs to somebody else.
+//! another and the node never sees it at all. Whatever fails on the way takes a new interface with it,
+//! because it outlives its descriptor only after [`Opener::keep_port`]. Interfaces carry [`ALIAS`], which is how one
+//! left by an earlier run is told from one that belongs to somebody else. The owner of one that is kept is the user of
+//! this process: while nobody holds it, it takes that user or CAP_NET_ADMIN in its namespace to attach to it.
 //!
 //! A descriptor opened inside a namespace keeps that namespace alive even when its name and processes are
 //! gone, so the kernel does not tell of a pod's end: [`Opener::check_port`] does.
@@ -15,15 +16,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use ipnet::IpNet;
 use tunnel::underlay::{UdpRx, UdpTx};
 
+use super::closing;
 use super::events::LinkWatch;
 use super::identity::NetnsIdentity;
 use super::link::{GSO_MAX_SIZE, Link, LinkChange};
 use super::netlink::{Netlink, NetlinkError};
 use super::netns::{NetnsError, NetnsId, run_in};
 use super::node;
-use super::opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+use super::opener::{DeviceName, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
 use super::sysctl::{quiet_ipv6, routes_for_the_node};
-use super::tap::{Tap, TapFlags, features};
+use super::tap::{self, Tap, TapFlags, features};
 use super::watch::{self, UnderlayLink};
 
 /// What `ip link` shows as the alias of our interfaces.
@@ -71,6 +73,18 @@ impl Opener for HostOpener {
         run_in(netns.as_fd(), || build(spec, netns_id)).map_err(|e| spec.netns.blame(e))?
     }
 
+    fn keep_port(&mut self, spec: &PortSpec, _: PortPlace, fd: BorrowedFd<'_>) -> Result<(), OpenError> {
+        keep(spec, fd)
+    }
+
+    fn discard_port(&mut self, device: &DeviceName) -> Result<bool, OpenError> {
+        let netns = match device.netns.open() {
+            Err(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => return Ok(false),
+            other => other?,
+        };
+        run_in(netns.as_fd(), || discard(device)).map_err(|e| device.netns.blame(e))?
+    }
+
     fn close_port(&mut self, spec: &PortSpec, place: PortPlace) -> Result<(), OpenError> {
         let netns = match spec.netns.open() {
             Err(NetnsError::NotFound { .. } | NetnsError::NotANamespace { .. }) => return Ok(()),
@@ -83,7 +97,7 @@ impl Opener for HostOpener {
             let mut netlink = Netlink::open()?;
             // The pod may have given it another name.
             match netlink.link_at(place.ifindex)? {
-                Some(link) if is_ours(&link) => netlink.delete_link(link.index),
+                Some(link) if is_ours(&link) => closing::delete(&mut netlink, link.index),
                 _ => Ok(()),
             }
         };
@@ -227,27 +241,28 @@ fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
         let kind = link.kind.clone().unwrap_or_else(|| "a device".into());
         return Err(OpenError::IfaceExists { ifname: spec.ifname.clone(), netns: spec.netns.clone(), kind });
     }
-    let adopted = present.is_some();
-    let tap = attach(spec, adopted)?;
+    let mut adopted = present.is_some();
+    let mut tap = attach(spec, adopted)?;
+    if let Some(link) = present
+        && is_anothers(&mut netlink, link.index, spec).map_err(|e| refused(spec, e))?
+    {
+        closing::delete(&mut netlink, link.index).map_err(|e| refused(spec, e))?;
+        adopted = false;
+        tap = attach(spec, adopted)?;
+    }
     let finish = |netlink: &mut Netlink| -> Result<(u32, u32), NetlinkError> {
         let what = "looking up the new interface";
         let index = netlink.link(tap.name())?.map(|l| l.index);
         let index = index.ok_or_else(|| NetlinkError::unexpected(what, "it is not there"))?;
-        configure(netlink, index, spec)?;
+        configure(netlink, index, spec, adopted)?;
         let gso_max_size = netlink.link(tap.name())?.map_or(0, |l| l.gso_max_size);
         Ok((index, gso_max_size))
     };
     let (ifindex, gso_max_size) = finish(&mut netlink).map_err(|e| refused(spec, e))?;
-    let last = || -> io::Result<()> {
-        if let Some(uid) = spec.owner {
-            tap.set_owner(uid)?;
-        }
-        tap.set_persistent(spec.persist)
-    };
-    last().map_err(|cause| OpenError::Io {
-        what: format!("keeping interface {} in namespace {}", spec.ifname, spec.netns),
-        cause,
-    })?;
+    if adopted {
+        // Whoever was attached meanwhile may have made it somebody else's.
+        keep(spec, tap.as_fd())?;
+    }
     Ok(OpenedPort {
         ifindex,
         netns_id,
@@ -255,8 +270,57 @@ fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
         offloads: tap.offloads(),
         gso_max_size,
         adopted,
+        lasting: adopted,
         fd: tap.into_fd(),
     })
+}
+
+fn keep(spec: &PortSpec, fd: BorrowedFd<'_>) -> Result<(), OpenError> {
+    tap::keep(fd, rustix::process::geteuid().as_raw()).map_err(|cause| OpenError::Io {
+        what: format!("keeping interface {} in namespace {}", spec.ifname, spec.netns),
+        cause,
+    })
+}
+
+/// Was a device that is there left by a port with other addresses? Its pod may have added some, not changed all. A port
+/// without addresses leaves them to its pod.
+fn is_anothers(netlink: &mut Netlink, index: u32, spec: &PortSpec) -> Result<bool, NetlinkError> {
+    if spec.addresses.is_empty() {
+        return Ok(false);
+    }
+    let link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let present = netlink.addresses()?;
+    let mut there = present
+        .iter()
+        .filter(|a| a.index == index)
+        .map(|a| a.net.addr())
+        .filter(|ip| !link_local(*ip))
+        .peekable();
+    Ok(there.peek().is_some() && !there.any(|ip| spec.addresses.iter().any(|wanted| wanted.addr() == ip)))
+}
+
+/// Runs on a thread inside the namespace.
+fn discard(device: &DeviceName) -> Result<bool, OpenError> {
+    let DeviceName { netns, identity, ifname } = device;
+    let about = |cause| OpenError::Netlink { ifname: ifname.clone(), netns: netns.clone(), cause };
+    if let Some(wanted) = identity {
+        let here = NetnsIdentity::current()
+            .map_err(|cause| OpenError::Io { what: format!("identifying namespace {netns}"), cause })?;
+        if *wanted != here {
+            return Ok(false);
+        }
+    }
+    let mut netlink = Netlink::open().map_err(about)?;
+    let Some(link) = netlink.link(ifname).map_err(about)?.filter(is_ours) else { return Ok(false) };
+    // Whoever holds it has a use for it: another daemon, for one.
+    let flags = TapFlags { offload: false, must_create: false };
+    let tap = Tap::open(ifname, flags).map_err(|cause| match cause.raw_os_error() {
+        Some(libc::EBUSY) => OpenError::Busy { ifname: ifname.clone(), netns: netns.clone() },
+        _ => OpenError::Io { what: format!("attaching to interface {ifname} in namespace {netns}"), cause },
+    })?;
+    closing::delete(&mut netlink, link.index).map_err(about)?;
+    closing::let_go(tap.into_fd());
+    Ok(true)
 }
 
 fn attach(spec: &PortSpec, adopted: bool) -> Result<Tap, OpenError> {
@@ -282,7 +346,7 @@ fn attach(spec: &PortSpec, adopted: bool) -> Result<Tap, OpenError> {
     })
 }
 
-fn configure(netlink: &mut Netlink, index: u32, spec: &PortSpec) -> Result<(), NetlinkError> {
+fn configure(netlink: &mut Netlink, index: u32, spec: &PortSpec, adopted: bool) -> Result<(), NetlinkError> {
     let ipv6 = spec.addresses.iter().any(|a| a.addr().is_ipv6());
     quiet_ipv6(&spec.ifname, ipv6);
     netlink.change_link(
@@ -309,7 +373,8 @@ fn configure(netlink: &mut Netlink, index: u32, spec: &PortSpec) -> Result<(), N
     if let Some(wanted) = &spec.node {
         return node::ensure(netlink, index, &spec.addresses, wanted);
     }
-    give_addresses(netlink, index, spec, false)
+    // One that was there has its default routes, or its pod has chosen others.
+    give_addresses(netlink, index, spec, adopted)
 }
 
 /// Gives a pod's interface the addresses and default routes that it lacks. A default route that is there already is

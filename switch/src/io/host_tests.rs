@@ -2,16 +2,18 @@
 
 use std::io::IoSlice;
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, Instant};
 
 use packet::{MacAddr, VNET_HDR_LEN, build};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::host::{ALIAS, HostOpener};
+use super::identity::NetnsIdentity;
 use super::link::{GSO_MAX_SIZE, LinkChange};
 use super::netlink::Netlink;
 use super::netns::{NetnsId, NetnsRef};
-use super::opener::{OpenError, Opener, PortHealth, PortSpec};
+use super::opener::{DeviceName, OpenError, OpenedPort, Opener, PortHealth, PortSpec};
 use super::tap::{Offloads, Tap, TapFlags};
 use super::testing::{self, contains, sh};
 use super::{IoFault, PortIo, READ_BUF_LEN};
@@ -33,8 +35,6 @@ fn spec() -> PortSpec {
         gateways: vec!["10.1.1.1".parse().unwrap(), "fd00:1::1".parse().unwrap()],
         default_route: true,
         offload: true,
-        persist: false,
-        owner: None,
         node: None,
     }
 }
@@ -55,6 +55,27 @@ fn read_until(tap: &mut Tap, mut pleases: impl FnMut(&[u8]) -> bool) {
         }
     }
     panic!("the frame waited for did not come");
+}
+
+/// Asks the pod for its address.
+fn speaks(tap: &mut Tap) {
+    let us = MacAddr([2, 0, 0, 0, 0, 1]);
+    let [asker, asked] = ["10.1.1.1", "10.1.1.2"].map(|a| a.parse().unwrap());
+    let frame = build::arp((us, MacAddr::BROADCAST), 1, (us, asker), (MacAddr::ZERO, asked));
+    let sent = tap.write(&[IoSlice::new(&[0; VNET_HDR_LEN]), IoSlice::new(&frame)]).unwrap();
+    assert_eq!(sent, VNET_HDR_LEN + frame.len());
+    read_until(tap, |f| f[..6] == us.0 && f[6..12] == POD_MAC.0 && f[12..14] == [8, 6]);
+}
+
+/// Opens a port that outlives its descriptor.
+fn kept(spec: &PortSpec) -> OpenedPort {
+    let port = HostOpener.open_port(spec).unwrap();
+    HostOpener.keep_port(spec, port.place(), port.fd.as_fd()).unwrap();
+    port
+}
+
+fn name(spec: &PortSpec) -> DeviceName {
+    DeviceName { netns: spec.netns.clone(), identity: spec.identity.clone(), ifname: spec.ifname.clone() }
 }
 
 #[test]
@@ -123,14 +144,8 @@ fn port_is_ready_to_use() {
         let setting = || std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra");
         assert_eq!(spec().netns.run(setting).unwrap().unwrap(), "0\n");
 
-        // It speaks: ask the pod for its address.
         let mut tap = Tap::from_fd(port.fd, true).unwrap();
-        let us = MacAddr([2, 0, 0, 0, 0, 1]);
-        let [asker, asked] = ["10.1.1.1", "10.1.1.2"].map(|a| a.parse().unwrap());
-        let frame = build::arp((us, MacAddr::BROADCAST), 1, (us, asker), (MacAddr::ZERO, asked));
-        let sent = tap.write(&[IoSlice::new(&[0; VNET_HDR_LEN]), IoSlice::new(&frame)]).unwrap();
-        assert_eq!(sent, VNET_HDR_LEN + frame.len());
-        read_until(&mut tap, |f| f[..6] == us.0 && f[6..12] == POD_MAC.0 && f[12..14] == [8, 6]);
+        speaks(&mut tap);
         drop(tap);
         assert_eq!(opener.check_port(&spec(), place).unwrap(), PortHealth::IfaceGone);
     });
@@ -228,7 +243,7 @@ fn failure_leaves_nothing_behind() {
         sh("ip -n pod link set eth9 up");
         sh("ip -n pod link set other up");
         sh("ip -n pod route add default via 10.9.9.1 dev eth9");
-        let e = opener.open_port(&PortSpec { persist: true, ..spec() }).unwrap_err();
+        let e = opener.open_port(&spec()).unwrap_err();
         assert!(e.to_string().contains("has one already, by 10.9.9.1"), "{e}");
         assert!(!sh("ip -n pod -j link").contains("\"eth0\""));
         assert!(opener.open_port(&PortSpec { default_route: false, ..spec() }).is_ok());
@@ -242,30 +257,152 @@ fn failure_leaves_nothing_behind() {
 }
 
 #[test]
-fn persistent_port_is_found_again() {
-    isolated("persistent_port_is_found_again", || {
+fn kept_port_is_found_again() {
+    isolated("kept_port_is_found_again", || {
         sh("ip netns add pod");
         let mut opener = HostOpener;
-        let lasting = PortSpec { persist: true, owner: Some(0), ..spec() };
-        let first = opener.open_port(&lasting).unwrap();
+        let lasting = spec();
+        let first = kept(&lasting);
+        assert!(!first.adopted && !first.lasting);
         let place = first.place();
         let e = opener.open_port(&lasting).unwrap_err();
         assert!(matches!(e, OpenError::Busy { .. }), "{e}");
         drop(first);
-        contains(&sh("ip -n pod -j -d link show eth0"), &["\"persist\":true", "NO-CARRIER"]);
+        let left = sh("ip -n pod -j -d link show eth0");
+        contains(&left, &["\"persist\":true", "\"user\":\"root\"", "NO-CARRIER"]);
         let second = opener.open_port(&PortSpec { mtu: 1400, ..lasting.clone() }).unwrap();
-        assert!(second.adopted);
+        assert!(second.adopted && second.lasting);
         assert_eq!(second.place(), place);
         contains(&sh("ip -n pod -j link show eth0"), &["\"mtu\":1400", "LOWER_UP"]);
         contains(&sh("ip -n pod -j route show default"), &["10.1.1.1"]);
-        // An adopted port survives a failed attempt to open it.
+        // Another default route is its pod's own choice by now.
         drop(second);
-        let bad = PortSpec { gateways: vec!["10.1.1.9".parse().unwrap()], ..lasting.clone() };
+        let other = PortSpec { gateways: vec!["10.1.1.9".parse().unwrap()], ..lasting.clone() };
+        drop(opener.open_port(&other).unwrap());
+        contains(&sh("ip -n pod -j route show default"), &["10.1.1.1"]);
+        // An adopted port survives a failed attempt to open it.
+        sh("ip -n pod route del default");
+        let bad = PortSpec { gateways: vec!["10.1.1.2".parse().unwrap()], ..lasting.clone() };
         assert!(opener.open_port(&bad).is_err());
+        drop(opener.open_port(&lasting).unwrap());
+        contains(&sh("ip -n pod -j route show default"), &["10.1.1.1"]);
         assert_eq!(opener.check_port(&lasting, place).unwrap(), PortHealth::Healthy);
         opener.close_port(&lasting, place).unwrap();
         assert_eq!(opener.check_port(&lasting, place).unwrap(), PortHealth::IfaceGone);
         opener.close_port(&lasting, place).unwrap();
+    });
+}
+
+/// An ioctl of the TUN driver on somebody's descriptor; what this kernel does not know is not held against it.
+fn tun(tap: &Tap, request: libc::c_ulong, argument: &[u8]) {
+    // SAFETY: the descriptor is open, and no request of these tests reads more than the bytes that are given.
+    unsafe { libc::ioctl(tap.as_raw_fd(), request as _, argument.as_ptr()) };
+}
+
+/// Somebody attaches while nobody serves the port, and leaves everything else than it was.
+#[test]
+fn what_a_foreign_attacher_changed_is_set_again() {
+    isolated("what_a_foreign_attacher_changed_is_set_again", || {
+        sh("ip netns add pod");
+        let first = kept(&spec());
+        let (place, offloads) = (first.place(), first.offloads);
+        let before = sh("ip -n pod -j -d link show eth0");
+        drop(first);
+        let attach = || Tap::open("eth0", TapFlags { offload: false, must_create: false }).unwrap();
+        let foreign = spec().netns.run(attach).unwrap();
+        tun(&foreign, 0x4004_54d8, &12_i32.to_ne_bytes()); // TUNSETVNETHDRSZ
+        tun(&foreign, 0x4004_54de, &1_i32.to_ne_bytes()); // TUNSETVNETBE
+        // TUNSETTXFILTER: one address, and it is not ours.
+        tun(&foreign, 0x4004_54d1, &[0, 0, 1, 0, 2, 2, 2, 2, 2, 2]);
+        // SAFETY: TUNSETOWNER takes its argument by value.
+        unsafe { libc::ioctl(foreign.as_raw_fd(), 0x4004_54cc, 0) };
+        sh("ip -n pod link set eth0 mtu 1300 address 02:00:00:00:00:99 txqueuelen 5 gso_max_size 3000");
+        sh("ip -n pod addr add 10.7.7.7/24 dev eth0");
+        sh("ip -n pod route del default");
+        sh("ip -n pod link set eth0 down");
+        let e = HostOpener.open_port(&spec()).unwrap_err();
+        assert!(matches!(&e, OpenError::Busy { .. }) && e.to_string().contains("another process"), "{e}");
+        drop(foreign);
+        let second = HostOpener.open_port(&spec()).unwrap();
+        assert_eq!((second.adopted, second.place(), second.offloads), (true, place, offloads));
+        assert_eq!(sh("ip -n pod -j -d link show eth0"), before, "all of it is as it was");
+        contains(&sh("ip -n pod -j addr show eth0"), &["10.1.1.2", "fd00:1::2", "10.7.7.7"]);
+        assert_eq!(HostOpener.check_port(&spec(), place).unwrap(), PortHealth::Healthy);
+        speaks(&mut Tap::from_fd(second.fd, true).unwrap());
+    });
+}
+
+#[test]
+fn a_device_with_other_addresses_is_another_ports() {
+    isolated("a_device_with_other_addresses_is_another_ports", || {
+        sh("ip netns add pod");
+        let first = kept(&spec());
+        drop(first.fd);
+        let other = PortSpec { addresses: vec!["10.1.1.77/24".parse().unwrap()], ..spec() };
+        let second = HostOpener.open_port(&other).unwrap();
+        assert!(!second.adopted && second.ifindex != first.ifindex);
+        let addresses = sh("ip -n pod -j addr show eth0");
+        assert!(!addresses.contains("\"10.1.1.2\"") && addresses.contains("10.1.1.77"), "{addresses}");
+        // Of a port that declares none they are the pod's business.
+        let free = PortSpec { ifname: "eth1".into(), addresses: Vec::new(), default_route: false, ..spec() };
+        let first = kept(&free);
+        drop(first.fd);
+        sh("ip -n pod addr add 10.8.8.8/24 dev eth1");
+        let second = HostOpener.open_port(&free).unwrap();
+        assert!(second.adopted && second.ifindex == first.ifindex);
+    });
+}
+
+#[test]
+fn a_kept_port_is_removed_whatever_it_is_called() {
+    isolated("a_kept_port_is_removed_whatever_it_is_called", || {
+        sh("ip netns add pod");
+        let mut opener = HostOpener;
+        let port = kept(&spec());
+        let left = || sh("ip -n pod -br link").lines().count();
+        sh("ip -n pod link set eth0 name eth7");
+        opener.close_port(&spec(), port.place()).unwrap();
+        assert_eq!(left(), 1, "it is gone when this returns, whoever holds it");
+        drop(port.fd);
+        // With the descriptor also from where it was moved to.
+        sh("ip netns add elsewhere");
+        let port = kept(&spec());
+        sh("ip -n pod link set eth0 netns elsewhere");
+        opener.close_port(&spec(), port.place()).unwrap();
+        contains(&sh("ip -n elsewhere -br link"), &["eth0"]);
+        super::closing::let_go(port.fd);
+        until(|| !sh("ip -n elsewhere -br link").contains("eth0"));
+    });
+}
+
+/// Waits for what other threads do, for at most five seconds.
+fn until(mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !done() {
+        assert!(Instant::now() < deadline, "it did not happen");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn leftovers_are_discarded_where_they_were_made_and_nobody_holds_them() {
+    isolated("leftovers_are_discarded_where_they_were_made_and_nobody_holds_them", || {
+        sh("ip netns add pod");
+        let mut opener = HostOpener;
+        let there = || sh("ip -n pod -br link").contains("eth0");
+        let port = kept(&spec());
+        let device = DeviceName { identity: Some(port.identity.clone()), ..name(&spec()) };
+        let e = opener.discard_port(&device).unwrap_err();
+        assert!(matches!(e, OpenError::Busy { .. }) && there(), "{e}");
+        drop(port.fd);
+        let another = DeviceName { identity: Some(NetnsIdentity::stored("another")), ..device.clone() };
+        assert!(!opener.discard_port(&another).unwrap() && there(), "a namespace that is used again");
+        assert!(opener.discard_port(&device).unwrap() && !there());
+        assert!(!opener.discard_port(&device).unwrap());
+        sh("ip -n pod tuntap add eth0 mode tap");
+        assert!(!opener.discard_port(&device).unwrap() && there(), "not ours");
+        let nowhere = DeviceName { netns: NetnsRef::Name("gone".into()), ..device };
+        assert!(!opener.discard_port(&nowhere).unwrap());
     });
 }
 

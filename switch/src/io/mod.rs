@@ -11,6 +11,7 @@
 use std::io::{self, IoSlice};
 
 pub mod again;
+pub(crate) mod closing;
 pub mod events;
 pub mod host;
 pub mod identity;
@@ -40,7 +41,7 @@ pub use identity::NetnsIdentity;
 pub use memory::{MemoryTap, PodEnd};
 pub use netns::{NetnsError, NetnsId, NetnsRef};
 pub use node::NodeLink;
-pub use opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+pub use opener::{DeviceName, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
 pub use route::NodeRoute;
 pub use tap::{Offloads, Tap};
 pub use watch::UnderlayLink;

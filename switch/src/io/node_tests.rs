@@ -45,8 +45,6 @@ fn spec(routes: &[NodeRoute]) -> PortSpec {
         gateways: Vec::new(),
         default_route: false,
         offload: true,
-        persist: false,
-        owner: None,
         node: Some(NodeLink { next_hops: vec![hop(V4), hop(V6)], routes: routes.to_vec() }),
     }
 }

@@ -57,12 +57,19 @@ pub struct PortSpec {
     pub default_route: bool,
     /// Let the pod leave checksums and segmentation to the switch.
     pub offload: bool,
-    /// Let the interface outlive the descriptor, to be found again after a restart.
-    pub persist: bool,
-    /// User id that may attach to the interface without privilege.
-    pub owner: Option<u32>,
     /// Present: the node's own device, in the namespace of the switch.
     pub node: Option<NodeLink>,
+}
+
+/// A device by the names that a port declares, for [`Opener::discard_port`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct DeviceName {
+    /// As [`PortSpec::netns`].
+    pub netns: NetnsRef,
+    /// As [`PortSpec::identity`].
+    pub identity: Option<NetnsIdentity>,
+    /// As [`PortSpec::ifname`].
+    pub ifname: String,
 }
 
 /// Where an opened port is, for [`Opener::check_port`] and [`Opener::close_port`].
@@ -91,6 +98,8 @@ pub struct OpenedPort {
     pub gso_max_size: u32,
     /// The interface was there already, left by an earlier run.
     pub adopted: bool,
+    /// It outlives its descriptors already, see [`Opener::keep_port`].
+    pub lasting: bool,
 }
 
 impl OpenedPort {
@@ -249,14 +258,31 @@ pub enum OpenError {
 
 /// Opens what needs privilege.
 pub trait Opener {
-    /// Makes the interface in its namespace, configures it and sets it up. All or nothing.
+    /// Makes the interface in its namespace, configures it and sets it up. All or nothing. One that an earlier run
+    /// has left is taken over, and set up like a new one. A new one goes with its last descriptor until
+    /// [`Opener::keep_port`].
     ///
     /// # Errors
     /// See [`OpenError`].
     fn open_port(&mut self, spec: &PortSpec) -> Result<OpenedPort, OpenError>;
 
-    /// Removes the interface, persistent or not. One that is gone, with its namespace or without, is fine;
-    /// one that is not ours stays.
+    /// Lets the interface outlive its descriptors, to be taken over after a restart. Its owner is set first, so that
+    /// nobody else may take it. `fd` is a descriptor of it. Only for ports that are durably declared: nobody would
+    /// come back for the others.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn keep_port(&mut self, spec: &PortSpec, place: PortPlace, fd: BorrowedFd<'_>) -> Result<(), OpenError>;
+
+    /// Removes an interface that an earlier run has left, for a port that is not declared any more; true if there was
+    /// one. One in another namespace than it was made for is not it, and one that a process holds stays.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn discard_port(&mut self, device: &DeviceName) -> Result<bool, OpenError>;
+
+    /// Removes the interface, kept or not, whatever it is called by now. One that is gone, with its namespace or
+    /// without, is fine; one that is not ours stays.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -393,8 +419,6 @@ mod tests {
             gateways: vec!["10.1.1.1".parse().unwrap()],
             default_route: true,
             offload: true,
-            persist: false,
-            owner: None,
             node: None,
         }
     }

@@ -1,7 +1,8 @@
 //! One TAP device: the port's end of a pod's interface.
 //!
 //! The kernel gives a TAP its offloads per device and keeps them across re-attachment, so they are set
-//! anew every time a descriptor is obtained. The descriptor is non-blocking and its send buffer is never
+//! anew every time a descriptor is obtained. Who was attached between two runs of ours may have set more than that:
+//! a device that is taken over has all of it cleared. The descriptor is non-blocking and its send buffer is never
 //! touched: both are conditions of the kernel's fast path for frames of up to a page.
 //!
 //! Limits: one queue; a ten-byte virtio-net header (24 bytes and more would switch on parsing of tunnel
@@ -30,6 +31,10 @@ const TUNSETOFFLOAD: Opcode = opcode::write::<libc::c_uint>(b'T', 208);
 const TUNGETIFF: Opcode = opcode::read::<libc::c_uint>(b'T', 210);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<libc::c_int>(b'T', 216);
 const TUNGETDEVNETNS: Opcode = opcode::none(b'T', 227);
+const TUNSETTXFILTER: Opcode = opcode::write::<libc::c_uint>(b'T', 209);
+const TUNSETVNETLE: Opcode = opcode::write::<libc::c_int>(b'T', 220);
+const TUNSETVNETBE: Opcode = opcode::write::<libc::c_int>(b'T', 222);
+const TUNSETFILTEREBPF: Opcode = opcode::read::<libc::c_int>(b'T', 225);
 
 const IFF_TAP: u32 = 0x0002;
 const IFF_NO_PI: u32 = 0x1000;
@@ -139,7 +144,7 @@ pub fn check_ifname(name: &str) -> Result<(), InvalidIfname> {
     if good { Ok(()) } else { Err(InvalidIfname(name.chars().take(64).collect())) }
 }
 
-/// A TAP device, attached. The device goes away with it unless it was made persistent.
+/// A TAP device, attached. The device goes away with its last descriptor, unless [`keep`] was called.
 ///
 /// Taking a device away makes the kernel wait for all its readers, some 20 ms: drop it on the control
 /// thread, never on a worker.
@@ -172,6 +177,9 @@ impl Tap {
         req.flags = (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | excl) as u16;
         // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `IfReq` matches in size and layout.
         unsafe { ioctl::ioctl(&fd, Updater::<TUNSETIFF, IfReq>::new(&mut req))? };
+        if !flags.must_create {
+            clear(&fd);
+        }
         Self::prepare(fd, flags.offload)
     }
 
@@ -218,28 +226,6 @@ impl Tap {
         get_iff(&self.fd).is_ok()
     }
 
-    /// Names the user who may attach to the device without privilege. Goes before [`Tap::set_persistent`]:
-    /// a persistent TAP without an owner may be attached by anyone who may open `/dev/net/tun` and has
-    /// CAP_NET_ADMIN in the namespace, but by no unprivileged daemon.
-    ///
-    /// # Errors
-    /// As the kernel gives them.
-    pub fn set_owner(&self, uid: u32) -> io::Result<()> {
-        // SAFETY: TUNSETOWNER takes its argument by value.
-        unsafe { ioctl::ioctl(&self.fd, IntegerSetter::<TUNSETOWNER>::new_usize(uid as usize))? };
-        Ok(())
-    }
-
-    /// Lets the device outlive this descriptor, or not.
-    ///
-    /// # Errors
-    /// As the kernel gives them.
-    pub fn set_persistent(&self, on: bool) -> io::Result<()> {
-        // SAFETY: TUNSETPERSIST takes its argument by value.
-        unsafe { ioctl::ioctl(&self.fd, IntegerSetter::<TUNSETPERSIST>::new_usize(usize::from(on)))? };
-        Ok(())
-    }
-
     /// Gives up the descriptor without closing it.
     #[must_use]
     pub fn into_fd(self) -> OwnedFd {
@@ -276,6 +262,47 @@ impl AsFd for Tap {
 impl AsRawFd for Tap {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+/// Lets a device outlive its descriptors. Its owner goes first: to a persistent TAP without one everybody may attach who
+/// may open `/dev/net/tun` in its network namespace. With one it takes this user, or CAP_NET_ADMIN there.
+///
+/// # Errors
+/// As the kernel gives them.
+pub fn keep(fd: BorrowedFd<'_>, owner: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOWNER takes its argument by value.
+    unsafe { ioctl::ioctl(fd, IntegerSetter::<TUNSETOWNER>::new_usize(owner as usize))? };
+    set_persistent(fd, true)
+}
+
+/// Lets a device go with its last descriptor.
+///
+/// # Errors
+/// As the kernel gives them (EBADFD: it is gone).
+pub fn release(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_persistent(fd, false)
+}
+
+fn set_persistent(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    unsafe { ioctl::ioctl(fd, IntegerSetter::<TUNSETPERSIST>::new_usize(usize::from(on)))? };
+    Ok(())
+}
+
+/// Takes from a device what somebody who was attached before may have left on it: the byte order of the virtio-net
+/// header, and filters of what its pod sends. A kernel that refuses one of these does not know it.
+fn clear(fd: &OwnedFd) {
+    // SAFETY: these read one int through the pointer that `Setter` passes; -1 is no program, which takes one away.
+    unsafe {
+        let _ = ioctl::ioctl(fd, Setter::<TUNSETVNETLE, libc::c_int>::new(0));
+        let _ = ioctl::ioctl(fd, Setter::<TUNSETVNETBE, libc::c_int>::new(0));
+        let _ = ioctl::ioctl(fd, Setter::<TUNSETFILTEREBPF, libc::c_int>::new(-1));
+    }
+    // SAFETY: TUNSETTXFILTER reads a `struct tun_filter`, of which two fields of 16 bits come first: flags, and how many
+    // addresses follow, here none. No address is no filter.
+    unsafe {
+        let _ = ioctl::ioctl(fd, Setter::<TUNSETTXFILTER, [u16; 2]>::new([0, 0]));
     }
 }
 
@@ -373,6 +400,10 @@ mod tests {
         assert_eq!(TUNGETIFF, 0x8004_54d2);
         assert_eq!(TUNSETVNETHDRSZ, 0x4004_54d8);
         assert_eq!(TUNGETDEVNETNS, 0x54e3);
+        assert_eq!(TUNSETTXFILTER, 0x4004_54d1);
+        assert_eq!(TUNSETVNETLE, 0x4004_54dc);
+        assert_eq!(TUNSETVNETBE, 0x4004_54de);
+        assert_eq!(TUNSETFILTEREBPF, 0x8004_54e1);
         assert_eq!(size_of::<IfReq>(), size_of::<libc::ifreq>());
     }
 

@@ -17,6 +17,7 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
 use super::heartbeat::Heartbeat;
+use super::leftover::PidFile;
 use super::process::Process;
 use super::succession;
 use crate::control::fs::MAX_FILE;
@@ -91,6 +92,8 @@ pub struct Birth {
     /// The configuration file as the monitor has read it; empty if there is none. Somebody may be editing the file
     /// when the next process starts.
     pub config: String,
+    /// Where the next monitor looks for who was started last.
+    pub pid_file: PidFile,
 }
 
 impl Birth {

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::Channel;
 use super::message::{PROTOCOL, Refused, Reply, Request};
-use crate::io::{LinkWatch, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec, UnderlayLink};
+use crate::io::{
+    DeviceName, LinkWatch, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec, UnderlayLink,
+};
 use crate::node::{NodeError, NodeHost, NodePlan, Obstacle};
 
 /// The connection to the monitor; clones share it.
@@ -106,7 +108,19 @@ impl Opener for Client {
                 offloads: facts.offloads,
                 gso_max_size: facts.gso_max_size,
                 adopted: facts.adopted,
+                lasting: facts.lasting,
             }),
+            (other, _) => Err(lost(unexpected(&other))),
+        }
+    }
+
+    fn keep_port(&mut self, spec: &PortSpec, place: PortPlace, _: BorrowedFd<'_>) -> Result<(), OpenError> {
+        self.open(&Request::KeepPort(Box::new(spec.clone()), place)).map(drop)
+    }
+
+    fn discard_port(&mut self, device: &DeviceName) -> Result<bool, OpenError> {
+        match self.open(&Request::DiscardPort(device.clone()))? {
+            (Reply::Changed(there), _) => Ok(there),
             (other, _) => Err(lost(unexpected(&other))),
         }
     }

@@ -1,8 +1,8 @@
 //! Answers the switch process, and keeps what it was given: a copy of every descriptor, by which it comes back to its
 //! ports when it has to be started again.
 //!
-//! A TAP goes with its last descriptor, and so does a bound socket. As long as the copies here are open, a pod keeps
-//! its link and what arrives meanwhile waits in the kernel's queues.
+//! A TAP loses its carrier with its last descriptor, and a bound socket is gone. As long as the copies here are open, a
+//! pod keeps its link and what arrives meanwhile waits in the kernel's queues.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,8 @@ use super::estate::{Kept, KeptPort, KeptSocket};
 use super::message::{PROTOCOL, PortFacts, Refused, Reply, Request};
 use super::store::Store;
 use crate::control::refusal;
-use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec, tap};
+use crate::io::closing::let_go;
+use crate::io::{DeviceName, NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec};
 use crate::node::{NodeError, NodeHost, NodePlan};
 use ctl::error::Reason;
 
@@ -233,9 +234,15 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             }
             Request::OpenPort(spec) => self.open(session, *spec),
             Request::ClosePort(spec, place) => {
+                let closed = self.opener.close_port(&spec, place);
                 self.forget(&spec, place);
-                done(self.opener.close_port(&spec, place))
+                done(closed)
             }
+            Request::KeepPort(spec, place) => done(self.keep(&spec, place)),
+            Request::DiscardPort(device) => match self.discard(&device) {
+                Ok(there) => (Reply::Changed(there), None),
+                Err(e) => (refused(&e), None),
+            },
             Request::CheckPort(spec, place) => match self.opener.check_port(&spec, place) {
                 Ok(health) => (Reply::Health(health), None),
                 Err(e) => (refused(&e), None),
@@ -339,8 +346,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             Ok(opened) => opened,
             Err(e) => return (refused(&e), None),
         };
-        let OpenedPort { fd, ifindex, netns_id, identity, offloads, gso_max_size, adopted } = opened;
-        let facts = PortFacts { ifindex, netns_id, identity, offloads, gso_max_size, adopted };
+        let OpenedPort { fd, ifindex, netns_id, identity, offloads, gso_max_size, adopted, lasting } = opened;
+        let facts = PortFacts { ifindex, netns_id, identity, offloads, gso_max_size, adopted, lasting };
         match fd.try_clone() {
             Ok(copy) => {
                 let mut asked = [false; SESSIONS];
@@ -352,6 +359,36 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             }
             Err(e) => (Reply::Refused(internal(format!("copying a descriptor: {e}"))), None),
         }
+    }
+
+    fn keep(&mut self, spec: &PortSpec, place: PortPlace) -> Result<(), OpenError> {
+        let kept = self.ports.get_mut(&key(spec)).filter(|kept| kept.place() == place);
+        let kept = kept.ok_or_else(|| OpenError::Invalid("no such port is open".to_owned()))?;
+        self.opener.keep_port(spec, place, kept.fd.as_fd())?;
+        kept.facts.lasting = true;
+        Ok(())
+    }
+
+    fn discard(&mut self, device: &DeviceName) -> Result<bool, OpenError> {
+        // Held here for a switch process before this one, for which it was declared.
+        let key = (device.netns.clone(), device.ifname.clone());
+        let there = self.ports.contains_key(&key);
+        self.remove(&key);
+        Ok(self.opener.discard_port(device)? || there)
+    }
+
+    /// The end of the daemon, which was told to end. Pods keep their devices. The node's own go, with what belongs to
+    /// them, if the switch process has not seen to that.
+    pub fn leave(&mut self) {
+        let of_node = |(key, kept): (&Key, &Held)| kept.spec.node.is_some().then(|| key.clone());
+        let left: Vec<Key> = self.ports.iter().filter_map(of_node).collect();
+        if left.is_empty() {
+            return;
+        }
+        if let Err(e) = self.host.remove() {
+            tracing::warn!("taking rules from the node's kernel: {e}");
+        }
+        left.iter().for_each(|key| self.remove(key));
     }
 
     fn bind(&mut self, session: Session, addr: IpAddr, port: u16) -> Answer {
@@ -417,7 +454,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             && let Some(kept) = self.ports.remove(&key)
         {
             self.store.forget(kept.stored.as_deref());
-            tap::let_go(kept.fd.as_fd());
+            let_go(kept.fd);
         }
     }
 
@@ -426,11 +463,10 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         if let Some(kept) = self.ports.remove(key) {
             let place = kept.place();
             self.store.forget(kept.stored.as_deref());
-            tap::let_go(kept.fd.as_fd());
-            drop(kept.fd);
             if let Err(e) = self.opener.close_port(&kept.spec, place) {
                 tracing::warn!(ifname = kept.spec.ifname, netns = %kept.spec.netns, "removing a device: {e}");
             }
+            let_go(kept.fd);
         }
     }
 

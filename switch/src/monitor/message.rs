@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use ctl::error::Reason;
 use serde::{Deserialize, Serialize};
 
-use crate::io::{NetnsId, NetnsIdentity, Offloads, PortHealth, PortPlace, PortSpec, UnderlayLink};
+use crate::io::{
+    DeviceName, NetnsId, NetnsIdentity, Offloads, PortHealth, PortPlace, PortSpec, UnderlayLink,
+};
 use crate::node::{NodePlan, Obstacle};
 
 /// Of these messages; a switch process that speaks another is not served.
@@ -59,6 +61,10 @@ pub enum Request {
     Ready,
     /// No more connections are wanted: the switch ends, and does not want to be started again.
     Stopping,
+    /// See [`crate::io::Opener::keep_port`].
+    KeepPort(Box<PortSpec>, PortPlace),
+    /// See [`crate::io::Opener::discard_port`].
+    DiscardPort(DeviceName),
 }
 
 /// What the monitor says.
@@ -105,6 +111,8 @@ pub struct PortFacts {
     pub gso_max_size: u32,
     /// The interface was there already.
     pub adopted: bool,
+    /// It outlives its descriptors.
+    pub lasting: bool,
 }
 
 /// A refusal.

@@ -11,6 +11,9 @@
 //! ([`store`]), so that it may be killed as well.
 //!
 //! Pods notice a short gap: their links stay up and what they send meanwhile waits in their devices' queues.
+//!
+//! When the monitor itself is killed, its switch process goes with it, and so does every descriptor. Pods keep their
+//! devices, without carrier. The next monitor waits for what is [`leftover`], and takes the devices over.
 
 pub mod channel;
 pub mod child;
@@ -21,6 +24,7 @@ mod fallback;
 mod handover;
 pub mod heartbeat;
 pub mod keeper;
+pub mod leftover;
 pub mod message;
 pub mod orders;
 mod pace;
@@ -42,6 +46,7 @@ pub use child::Inherited;
 pub use client::Client;
 pub use estate::Estate;
 pub use heartbeat::Heartbeat;
+pub use leftover::PidFile;
 pub use store::{Returned, Store};
 pub use supervise::{Job, Origin, START, run};
 pub use takeover::Talk;

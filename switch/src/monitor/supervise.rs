@@ -135,6 +135,7 @@ where
                     let pause_ms = pause.as_millis() as u64;
                     tracing::error!(pause_ms, "no switch process can be started: {e}");
                     if monitor.signals.during(pause).await {
+                        monitor.leave();
                         return Ok(0);
                     }
                     continue;
@@ -142,6 +143,7 @@ where
             },
         };
         monitor.session = running.session;
+        monitor.birth.pid_file.note(running.process.id());
         let started = Instant::now();
         let end = monitor.watch(&mut running, &mut knocks).await?;
         let falls_back;
@@ -156,7 +158,11 @@ where
                 let stage = *running.stage.borrow();
                 falls_back = monitor.fallback.ended(started, Instant::now(), stage >= Stage::Ready);
                 let said = !monitor.told_ready && (said_why(status) || monitor.fallback.tried());
-                if monitor.signals.told || stage == Stage::Stopping || said {
+                let told = monitor.signals.told || stage == Stage::Stopping;
+                if told {
+                    monitor.leave();
+                }
+                if told || said {
                     return Ok(code(status));
                 }
                 format!("the switch process ended: {status}")
@@ -179,6 +185,7 @@ where
             );
         }
         if monitor.mourn(&running, text).await? {
+            monitor.leave();
             return Ok(0);
         }
     }
@@ -263,6 +270,12 @@ where
                 Ok((monitor, Some(switch)))
             }
         }
+    }
+
+    /// The end of the daemon: pods keep their devices, and the node's own goes.
+    fn leave(&self) {
+        self.served.keeper().leave();
+        self.birth.pid_file.forget();
     }
 
     /// Starts a switch process; one with a `state` is to take over from another.

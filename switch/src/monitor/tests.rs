@@ -1,7 +1,7 @@
 //! Both ends over a real socket, with a fake kernel behind them.
 
 use std::net::IpAddr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread::JoinHandle;
 
 use packet::MacAddr;
@@ -12,7 +12,7 @@ use super::keeper::{Keeper, Session, Stage};
 use super::message::{Reply, Request};
 use crate::control::refusal;
 use crate::control::testing::FakeOpener;
-use crate::io::{NetnsRef, OpenError, Opener, PortHealth, PortSpec};
+use crate::io::{DeviceName, NetnsRef, OpenError, Opener, PortHealth, PortSpec};
 use crate::node::{MemoryHost, NodeError, NodeHost, NodePlan};
 
 const SESSION: Session = Session::FIRST;
@@ -30,8 +30,6 @@ pub(super) fn spec(name: &str) -> PortSpec {
         gateways: vec!["10.1.1.1".parse().unwrap()],
         default_route: true,
         offload: true,
-        persist: false,
-        owner: None,
         node: None,
     }
 }
@@ -86,6 +84,40 @@ fn a_new_switch_process_is_given_the_ports_of_the_one_before() {
     assert_eq!(calls(&opener), ["close a", "open a"]);
     drop(client);
     assert_eq!(serving.join().unwrap().ports(), 1);
+}
+
+#[test]
+fn kept_ports_are_known_to_be_kept_and_leftovers_are_discarded() {
+    let (opener, host, keeper) = fake();
+    let (mut client, serving) = connect(keeper);
+    let [a, b] = ["a", "b"].map(|name| client.open_port(&spec(name)).unwrap());
+    client.keep_port(&spec("a"), a.place(), a.fd.as_fd()).unwrap();
+    assert!(client.keep_port(&spec("a"), b.place(), a.fd.as_fd()).is_err(), "another device");
+    assert!(client.keep_port(&spec("c"), a.place(), a.fd.as_fd()).is_err(), "no device");
+    drop(client);
+    let (mut client, serving) = connect(serving.join().unwrap());
+    assert!(client.open_port(&spec("a")).unwrap().lasting);
+    calls(&opener);
+    // One that is held for the process before goes from here first.
+    let name = |netns: &str| DeviceName {
+        netns: NetnsRef::Name(netns.into()),
+        identity: None,
+        ifname: "eth0".into(),
+    };
+    assert!(client.discard_port(&name("b")).unwrap());
+    assert!(!client.discard_port(&name("c")).unwrap());
+    assert_eq!(calls(&opener), ["close b", "discard b", "discard c"]);
+    assert!(!client.open_port(&spec("b")).unwrap().lasting);
+    // At the end pods keep their devices, and the node's own go.
+    let node = PortSpec { node: Some(crate::io::NodeLink::default()), default_route: false, ..spec("n") };
+    client.open_port(&node).unwrap();
+    host.state().plan = Some(NodePlan::default());
+    drop(client);
+    let mut keeper = serving.join().unwrap();
+    calls(&opener);
+    keeper.leave();
+    assert_eq!((calls(&opener), keeper.ports()), (vec!["close n".to_owned()], 2));
+    assert!(host.state().plan.is_none());
 }
 
 #[test]

@@ -97,8 +97,6 @@ impl Wire {
             gateways: Vec::new(),
             default_route: false,
             offload: false,
-            persist: false,
-            owner: None,
             node: Some(device.link.clone()),
         };
         Self(Tap::from_fd(HostOpener.open_port(&spec).unwrap().fd, false).unwrap())

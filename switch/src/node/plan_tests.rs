@@ -120,8 +120,6 @@ fn the_device_is_what_the_opener_takes() {
         gateways: Vec::new(),
         default_route: false,
         offload: true,
-        persist: false,
-        owner: None,
         node: Some(device.link.clone()),
     };
     spec.validate().unwrap();

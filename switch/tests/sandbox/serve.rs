@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use switch::control::program::{ProgramError, TapProgram};
 use switch::control::server::{self, Socket};
 use switch::control::{Control, Settings, Store};
 use switch::io::{
-    HostOpener, NetnsRef, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec, UnderlayLink,
+    DeviceName, HostOpener, NetnsRef, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec,
+    UnderlayLink,
 };
 use switch::node::MemoryHost;
 use switch::sandbox;
@@ -53,8 +54,6 @@ impl Kept {
                 gateways: Vec::new(),
                 default_route: false,
                 offload: true,
-                persist: false,
-                owner: None,
                 node: None,
             };
             match HostOpener.open_port(&spec) {
@@ -72,6 +71,14 @@ impl Opener for Kept {
         let port = self.0.get(&spec.ifname);
         let port = port.ok_or_else(|| OpenError::Invalid("no such device was opened".to_owned()))?;
         Ok(OpenedPort { fd: port.fd.try_clone().unwrap(), identity: port.identity.clone(), ..*port })
+    }
+
+    fn keep_port(&mut self, _: &PortSpec, _: PortPlace, _: BorrowedFd<'_>) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn discard_port(&mut self, _: &DeviceName) -> Result<bool, OpenError> {
+        Ok(false)
     }
 
     fn close_port(&mut self, _: &PortSpec, _: PortPlace) -> Result<(), OpenError> {

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use switch::control::server::Socket;
 use switch::io::HostOpener;
 use switch::monitor::child::Birth;
-use switch::monitor::{self, Estate, Job, Origin, Returned, Store, Talk};
+use switch::monitor::{self, Estate, Job, Origin, PidFile, Returned, Store, Talk};
 use switch::node::NftHost;
 use switch::notify::{self, Notifier};
 
@@ -48,6 +48,7 @@ pub fn run(options: &Options, config: String, left: Option<Estate>) -> Result<Ex
             program: "/proc/self/exe".into(),
             args: std::env::args_os().skip(1).collect(),
             config,
+            pid_file: PidFile::beside(&socket_path(options)),
         },
         opener: HostOpener,
         host: NftHost::new(nft_table(options))?,
@@ -71,12 +72,15 @@ fn origin(options: &Options, mut returned: Returned) -> Result<Origin, Failure> 
     {
         return Ok(Origin::Other(talk));
     }
+    if !PidFile::beside(&path).wait(LEFTOVER) {
+        tracing::warn!("the switch process of another monitor has not ended within {LEFTOVER:?}");
+    }
     let listener = returned.listener.take();
     let socket = match listener.and_then(|(listener, id)| Socket::returned(listener, &path, id)) {
         Some(socket) => socket,
-        None => patiently(|| Socket::prepare(&path)).map_err(|e| about_socket(&path, &e))?,
+        None => Socket::prepare(&path).map_err(|e| about_socket(&path, &e))?,
     };
-    let own = patiently(|| Socket::prepare_private(&door)).map_err(about_door)?;
+    let own = Socket::prepare_private(&door).map_err(about_door)?;
     Ok(Origin::Start(Box::new([socket, own]), Box::new(returned)))
 }
 
@@ -98,17 +102,4 @@ fn kept_by_the_service_manager() -> io::Result<Returned> {
         );
     }
     Ok(returned)
-}
-
-/// Tries for a while: the switch process of a monitor that was killed ends with it, but takes a moment.
-fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let limit = Instant::now() + LEFTOVER;
-    loop {
-        match work() {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < limit => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            other => return other,
-        }
-    }
 }

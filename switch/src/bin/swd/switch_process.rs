@@ -2,7 +2,7 @@
 //!
 //! The order of the start is that of failure: what is cheap to refuse comes first, and nothing outside the
 //! process has changed until the ports are opened. The socket appears last, so a client that reaches it finds
-//! everything in place. At the end nothing is left but the state: a port's device goes with its descriptor.
+//! everything in place. At the end nothing is left but the state and, for the next start, the devices of pods.
 //!
 //! Below a monitor, what needs privilege is asked of that, and devices stay when this process ends unasked.
 
