@@ -25,7 +25,7 @@ use super::remember::restore::Restore;
 use super::state::advice::next_step;
 use super::state::last_good::Suspect;
 use super::state::{Loaded, Store};
-use super::{Settings, derive, rules};
+use super::{Settings, bounds, derive, rules};
 use crate::datapath::{Egress, NetId, PeerId, Tables};
 use crate::engine::{Command, Inspection};
 use crate::io::Opener;
@@ -142,6 +142,7 @@ impl Core {
     /// # Errors
     /// See [`Core::commit`].
     pub fn check(&self, next: &DesiredState) -> Result<(), ApiError> {
+        bounds::check(next)?;
         next.check()?;
         rules::check(&self.settings, next)
     }

@@ -19,6 +19,7 @@ pub mod netns;
 pub mod node;
 pub mod opener;
 pub mod pod;
+pub mod reserve;
 pub mod route;
 pub mod sysctl;
 pub mod tap;
@@ -37,6 +38,7 @@ pub use memory::{MemoryTap, PodEnd};
 pub use netns::{NetnsError, NetnsId, NetnsRef};
 pub use node::NodeLink;
 pub use opener::{OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec};
+pub use reserve::Reserve;
 pub use route::NodeRoute;
 pub use tap::{Offloads, Tap};
 

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 
 use super::message::{PROTOCOL, PortFacts, Refused, Reply, Request};
 use crate::control::refusal;
-use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec};
+use crate::io::{NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec, Reserve};
 use crate::node::{NodeError, NodeHost};
 use ctl::error::Reason;
 
@@ -57,12 +57,15 @@ pub struct Keeper<O, H> {
     ports: HashMap<Key, Kept>,
     sockets: HashMap<(IpAddr, u16), OwnedFd>,
     stage: Stage,
+    /// `None` where there were no descriptors from the beginning.
+    reserve: Option<Reserve>,
 }
 
 impl<O: Opener, H: NodeHost> Keeper<O, H> {
     /// One that keeps nothing yet.
     pub fn new(opener: O, host: H) -> Self {
-        Self { opener, host, ports: HashMap::new(), sockets: HashMap::new(), stage: Stage::Starting }
+        let (ports, sockets) = (HashMap::new(), HashMap::new());
+        Self { opener, host, ports, sockets, stage: Stage::Starting, reserve: Reserve::new().ok() }
     }
 
     /// A new switch process begins, and has asked for nothing.
@@ -143,17 +146,23 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             let meant = kept.spec.same_device(&spec)
                 && spec.identity.as_ref().is_none_or(|wanted| *wanted == kept.facts.identity);
             // One that this switch process has already is asked for again because it is no good any more.
-            if meant
-                && !kept.asked
-                && let Ok(fd) = kept.fd.try_clone()
-            {
-                kept.asked = true;
-                return (Reply::Port(PortFacts { adopted: true, ..kept.facts.clone() }), Some(fd));
+            if meant && !kept.asked {
+                return match kept.fd.try_clone() {
+                    Ok(fd) => {
+                        kept.asked = true;
+                        (Reply::Port(PortFacts { adopted: true, ..kept.facts.clone() }), Some(fd))
+                    }
+                    // The pod keeps its link until there are descriptors again.
+                    Err(e) => (Reply::Refused(internal(format!("copying a descriptor: {e}"))), None),
+                };
             }
             self.remove(&key);
         }
         if self.ports.len() >= MAX_PORTS {
             return (Reply::Refused(internal(format!("more than {MAX_PORTS} ports"))), None);
+        }
+        if let Some(Err(e)) = self.reserve.as_ref().map(Reserve::room) {
+            return (refused(&e), None);
         }
         let opened = match self.opener.open_port(&spec) {
             Ok(opened) => opened,
