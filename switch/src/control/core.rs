@@ -26,10 +26,11 @@ use super::program::{self, Answer, Program, ProgramError};
 use super::publish::{Numbers, Publisher};
 use super::reconcile::{Actual, Up};
 use super::remember::restore::Restore;
+use super::state::advice::next_step;
 use super::state::last_good::Suspect;
 use super::state::{Loaded, Store};
 use super::underlay::Ground;
-use super::{Settings, derive, rules};
+use super::{Settings, bounds, derive, rules};
 use crate::datapath::{Egress, NetId, PeerId, Tables};
 use crate::engine::{Command, Inspection};
 use crate::io::{DeviceName, Opener};
@@ -39,7 +40,7 @@ use crate::node::{NodeHost, NodePlan, plan};
 type Identity = (IpAddr, Option<String>);
 
 /// Time between two tries to write the state when that fails.
-const SAVE_AGAIN: Duration = Duration::from_secs(10);
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Desired state, devices, and what was told to the worker.
 pub struct Core {
@@ -85,7 +86,8 @@ pub struct Core {
     applied: watch::Sender<u64>,
     /// About the state file as found at start.
     load_problem: Option<String>,
-    save_problem: Option<String>,
+    /// What went wrong the last time, and what to do about it.
+    save_problem: Option<(String, &'static str)>,
     /// States that were put aside because the process kept ending with them.
     suspects: Vec<Suspect>,
     proving: Proving,
@@ -166,6 +168,7 @@ impl Core {
     /// # Errors
     /// See [`Core::commit`].
     pub fn check(&self, next: &DesiredState) -> Result<(), ApiError> {
+        bounds::check(next)?;
         next.check()?;
         rules::check(&self.settings, next)
     }
@@ -176,9 +179,10 @@ impl Core {
         self.attempted += 1;
         if let Err(e) = self.store.save(&next, self.attempted) {
             tracing::error!("a change was not made: {e}");
-            self.save_problem = Some(format!("the last change was not made: {e}"));
+            let next = next_step(&e);
+            self.save_problem = Some((format!("the last change was not made: {e}"), next));
             return Err(ApiError::new(Reason::NotDurable, format!("the change was not made: {e}"))
-                .hint("make room on the disk of the state directory, and repeat"));
+                .hint(format!("{next}, and repeat")));
         }
         self.save_problem = None;
         self.note_leftovers(&next);
@@ -468,7 +472,7 @@ impl Core {
         let load =
             load.map(|p| (p.clone(), "compare with `swctl export`, repeat what is missing".to_owned()));
         let save = self.save_problem.as_ref();
-        let save = save.map(|p| (p.clone(), "make room on the disk of the state directory".to_owned()));
+        let save = save.map(|(problem, next)| (problem.clone(), (*next).to_owned()));
         let unsure = self.store.unsure().then(|| {
             let text = "the state on disk may be newer than what was acknowledged".to_owned();
             (text, "the next change that succeeds puts it right".to_owned())
@@ -479,7 +483,7 @@ impl Core {
 
     /// Why changes cannot be made now, if they cannot.
     pub(super) fn unwritable(&self) -> Option<&str> {
-        self.save_problem.as_deref()
+        self.save_problem.as_ref().map(|(problem, _)| problem.as_str())
     }
 
     /// An open port.

@@ -80,7 +80,8 @@ impl RealFs {
     /// # Errors
     /// Those of the system.
     pub fn lock(&self, name: &str) -> io::Result<Option<OwnedFd>> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        // A file that is open for writing would keep the file system from being made read-only.
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(self.dir.as_fd(), name, flags, Mode::from_raw_mode(0o600))?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),

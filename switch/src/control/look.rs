@@ -135,7 +135,7 @@ impl Core {
             return lost(health);
         }
         let Some(Actual::Up(up)) = self.ports.get_mut(name) else { return None };
-        up.seen = up.watched != Watched::No;
+        up.made |= up.watched != Watched::No && health != PortHealth::Down;
         if health == PortHealth::Healthy {
             up.robbed = false;
         }

@@ -17,6 +17,7 @@
 mod agenda;
 mod allowance;
 mod attach;
+mod bounds;
 pub mod core;
 pub mod derive;
 mod explain;
@@ -109,6 +110,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// How long a process has to live with a state until that is the last-known-good one.
     pub good_after: Duration,
+    /// Most descriptors that the process may have.
+    pub descriptors: u64,
     /// How far the process is shut in.
     pub sandbox: Level,
     /// Who has started this process, if that is a monitor.

@@ -209,7 +209,7 @@ impl Core {
             return self.mark_all(now);
         }
         let places: HashMap<(Option<i32>, u32), &str> = self.places().collect();
-        let (mut wanted, mut robbed) = (HashSet::new(), HashSet::new());
+        let (mut wanted, mut links) = (HashSet::new(), Vec::new());
         for change in &told.changes {
             if change.nsid.is_none() && (change.what == What::Address || self.ground.concerns(change.ifindex))
             {
@@ -217,12 +217,8 @@ impl Core {
             }
             let Some(&name) = places.get(&(change.nsid, change.ifindex)) else { continue };
             wanted.insert(Item::Port(name.to_owned()));
-            let mtu = self.up(name).map(|up| up.spec.mtu);
-            match change.what {
-                What::Link { up, mtu: found } if !up || found.is_some_and(|found| Some(found) != mtu) => {
-                    robbed.insert(name.to_owned());
-                }
-                _ => {}
+            if let What::Link { up, mtu } = change.what {
+                links.push((name.to_owned(), up, mtu));
             }
         }
         let gone: HashSet<&OsStr> = told.names.iter().map(OsStr::new).collect();
@@ -233,9 +229,11 @@ impl Core {
                 hurried.push(port.name.clone());
             }
         }
-        for name in robbed {
+        for (name, is_up, mtu) in links {
             if let Some(Actual::Up(up)) = self.ports.get_mut(&name) {
-                up.robbed |= up.seen;
+                let whole = is_up && mtu.is_none_or(|mtu| mtu == up.spec.mtu);
+                up.robbed |= up.made && !whole;
+                up.made |= whole;
             }
         }
         wanted.into_iter().for_each(|item| self.agenda.want(item, now));

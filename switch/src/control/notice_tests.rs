@@ -13,7 +13,7 @@ async fn watching(dir: &std::path::Path) -> Bench {
     core.reach.ports = true;
     for (nsid, actual) in (3..).zip(core.ports.values_mut()) {
         let Actual::Up(up) = actual else { panic!("a port is not open") };
-        (up.watched, up.seen) = (Watched::In(Some(nsid)), true);
+        (up.watched, up.made) = (Watched::In(Some(nsid)), true);
     }
     drop(core);
     bench

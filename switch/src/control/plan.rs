@@ -8,7 +8,7 @@ use ctl::desired::DesiredState;
 use ctl::error::{ApiError, Reason};
 
 use super::state::{Loaded, Store};
-use super::{Settings, rules};
+use super::{Settings, bounds, rules};
 
 /// Merges a plan into the state that was loaded, and makes the result durable if it differs.
 ///
@@ -24,6 +24,7 @@ pub fn adopt(
     if changes.is_empty() {
         return Ok(loaded);
     }
+    bounds::check(&desired)?;
     desired.check()?;
     rules::check(settings, &desired)?;
     let generation = loaded.generation + 1;

@@ -69,8 +69,8 @@ pub struct Up {
     pub robbed: bool,
     /// How it is watched.
     pub watched: Watched,
-    /// It was looked at since it is watched. Events before that may be about how it was made.
-    pub seen: bool,
+    /// It was heard or seen to be up since it is watched. Events before that may be about how it was made.
+    pub made: bool,
     /// The device, until the worker has it.
     pub device: Option<OpenedPort>,
 }
@@ -123,7 +123,7 @@ impl Core {
             health: PortHealth::Healthy,
             robbed: false,
             watched: Watched::No,
-            seen: false,
+            made: false,
             limits: derive::limits(port),
             device: Some(opened),
         })

@@ -34,6 +34,11 @@ pub fn words(e: &OpenError) -> (Reason, String, String) {
             format!("interface {ifname} already exists in namespace {netns} ({kind})"),
             format!("choose another name with --ifname, or remove it: ip link del {ifname}"),
         ),
+        OpenError::Descriptors { .. } => (
+            e.to_string(),
+            "raise the limit (LimitNOFILE= in the service's unit, `ulimit -n`) and restart swd, or remove ports"
+                .to_owned(),
+        ),
         OpenError::Told { text, hint, .. } => (text.clone(), hint.clone()),
         _ => (e.to_string(), String::new()),
     };
@@ -43,6 +48,7 @@ pub fn words(e: &OpenError) -> (Reason, String, String) {
 fn reason(e: &OpenError) -> Reason {
     match e {
         OpenError::Told { reason, .. } => *reason,
+        OpenError::Descriptors { .. } => Reason::Limit,
         OpenError::Invalid(_) | OpenError::OwnNamespace(_) | OpenError::Netns(NetnsError::Invalid(_)) => {
             Reason::InvalidArgument
         }

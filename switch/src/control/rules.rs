@@ -11,25 +11,11 @@ use packet::MacAddr;
 
 use super::{Settings, derive};
 
-/// Networks are numbered with 16 bits.
-const MAX_NETWORKS: usize = 65_535;
-/// More would be no mistake, but nobody has tried.
-const MAX_OBJECTS: usize = 1 << 20;
-
 /// Checks a state that passed [`DesiredState::check`].
 ///
 /// # Errors
-/// [`Reason::Conflict`] or [`Reason::Limit`].
+/// [`Reason::Conflict`].
 pub fn check(settings: &Settings, desired: &DesiredState) -> Result<(), ApiError> {
-    let limit = |what: &str, count: usize, most: usize| match count > most {
-        true => Err(ApiError::new(Reason::Limit, format!("{count} {what}: at most {most}"))),
-        false => Ok(()),
-    };
-    limit("networks", desired.networks.len(), MAX_NETWORKS)?;
-    limit("ports", desired.ports.len(), MAX_OBJECTS)?;
-    limit("peers", desired.peers.len(), tunnel::underlay::MAX_PEERS as usize)?;
-    limit("routes", desired.routes.len(), MAX_OBJECTS)?;
-
     let networks: HashMap<&str, &Network> = desired.networks.iter().map(|n| (n.name.as_str(), n)).collect();
     let mut macs: HashMap<(&str, MacAddr), &str> = HashMap::new();
     for port in &desired.ports {

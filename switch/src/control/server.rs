@@ -5,8 +5,9 @@
 //! there is not. At the end the file is removed if it is still ours. A monitor makes it, and gives the listening
 //! descriptor to its switch process.
 //!
-//! Limits: messages of [`ctl::MAX_MESSAGE_BYTES`], 64 requests at a time on one connection; a request that is
-//! being carried out when the daemon is told to stop has [`GRACE`] to end.
+//! Limits: messages of [`ctl::MAX_MESSAGE_BYTES`], header lists of [`HEADERS`] bytes, 64 requests at a time on one
+//! connection, and connections as [`incoming`] has them; a request that is being carried out when the daemon is told to
+//! stop has [`GRACE`] to end. `docs/limits.md` has them all.
 
 use std::future::Future;
 use std::io;
@@ -17,14 +18,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ctl::proto::switch_server::SwitchServer;
-use tokio_stream::wrappers::UnixListenerStream;
+
+use incoming::Incoming;
 
 use super::Control;
 use super::service::Api;
 
+pub mod incoming;
+
 /// Time that requests have to end when the daemon stops.
 pub const GRACE: Duration = Duration::from_secs(3);
-const REQUESTS: usize = 64;
+const REQUESTS: u32 = 64;
+/// Longest list of headers in bytes, names and values together.
+const HEADERS: u32 = 16 << 10;
 const MODE: u32 = 0o660;
 const PRIVATE: u32 = 0o600;
 
@@ -229,6 +235,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let Some(listener) = socket.listener.take() else { return Ok(()) };
     let listener = tokio::net::UnixListener::from_std(listener).map_err(ServeError::Listen)?;
+    let descriptors = control.core().await.settings.descriptors;
+    let incoming = Incoming::new(listener, descriptors);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(ctl::DESCRIPTOR_SET)
         .build_v1()?;
@@ -237,10 +245,12 @@ pub async fn serve(
         .max_encoding_message_size(ctl::MAX_MESSAGE_BYTES);
     let (told, mut telling) = tokio::sync::watch::channel(false);
     let server = tonic::transport::Server::builder()
-        .concurrency_limit_per_connection(REQUESTS)
+        .concurrency_limit_per_connection(REQUESTS as usize)
+        .max_concurrent_streams(REQUESTS)
+        .http2_max_header_list_size(HEADERS)
         .add_service(switch)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             let _ = telling.wait_for(|told| *told).await;
         });
     tokio::pin!(server);

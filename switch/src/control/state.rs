@@ -15,6 +15,7 @@ use ctl::desired::{DesiredState, Port};
 
 use super::fs::Fs;
 
+pub mod advice;
 pub mod last_good;
 
 /// The current state.
@@ -255,14 +256,25 @@ impl Store {
         }
         // A current file that was never acknowledged must not become the fallback.
         let had = if self.unsure { true } else { self.keep_previous().map_err(step("keeping"))? };
-        self.fs.rename(TEMPORARY, CURRENT).map_err(step("replacing"))?;
-        if let Err(e) = self.fs.sync_dir() {
-            let undone = if had { self.restore() } else { self.fs.remove(CURRENT) };
+        let replaced = self.fs.rename(TEMPORARY, CURRENT).map_err(step("replacing"));
+        // An error does not say that nothing was done.
+        if replaced.is_err() && !matches!(self.fs.read(CURRENT), Ok(Some(found)) if found == file) {
+            return replaced;
+        }
+        let synced = replaced.and_then(|()| self.fs.sync_dir().map_err(step("syncing the directory of")));
+        if synced.is_err() {
+            let undone = if had { self.restore() } else { self.undo_first() };
             self.unsure = undone.is_err();
-            return Err(step("syncing the directory of")(e));
+            return synced;
         }
         self.unsure = false;
         Ok(())
+    }
+
+    /// There was no state before this one.
+    fn undo_first(&mut self) -> io::Result<()> {
+        self.fs.remove(CURRENT)?;
+        self.fs.sync_dir()
     }
 
     /// Gives the current file its second name; false when there is none yet.

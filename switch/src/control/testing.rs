@@ -35,6 +35,7 @@ pub fn settings() -> Settings {
         udp_gro: false,
         tombstones: None,
         state_dir: "/var/lib/swd".into(),
+        descriptors: 1024,
         good_after: super::good::AFTER,
         sandbox: crate::sandbox::Level::default(),
         monitor: None,

@@ -236,6 +236,17 @@ pub enum OpenError {
         /// The port.
         port: u16,
     },
+    /// What is left of them is not for ports.
+    #[error(
+        "{used} of {limit} descriptors of the process are in use, and the last {} are not for ports",
+        super::reserve::SPARE
+    )]
+    Descriptors {
+        /// In use.
+        used: u64,
+        /// Most that there may be.
+        limit: u64,
+    },
     /// A parent process was asked, and it refused.
     #[error("{text}")]
     Told {

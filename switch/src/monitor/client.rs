@@ -9,21 +9,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::channel::Channel;
 use super::message::{PROTOCOL, Refused, Reply, Request};
 use crate::io::{
-    DeviceName, LinkWatch, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec, UnderlayLink,
+    DeviceName, LinkWatch, OpenError, OpenedPort, Opener, PortHealth, PortPlace, PortSpec, Reserve,
+    UnderlayLink,
 };
 use crate::node::{NodeError, NodeHost, NodePlan, Obstacle};
 
 /// The connection to the monitor; clones share it.
 #[derive(Clone, Debug)]
-pub struct Client(Arc<Mutex<Channel>>);
+pub struct Client(Arc<Mutex<Channel>>, Arc<Reserve>);
 
 impl Client {
-    /// Greets the monitor at the other end.
+    /// Greets the monitor at the other end. To be called while the process may ask for its limits.
     ///
     /// # Errors
     /// Those of the socket, or the monitor speaks another protocol.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
-        let client = Self(Arc::new(Mutex::new(Channel::new(stream))));
+        let client = Self(Arc::new(Mutex::new(Channel::new(stream))), Arc::new(Reserve::fixed()?));
         match client.ask(&Request::Hello(PROTOCOL))? {
             (Reply::Done, _) => Ok(client),
             (Reply::Refused(refused), _) => Err(io::Error::other(refused.text)),
@@ -100,6 +101,12 @@ fn unexpected(reply: &Reply) -> io::Error {
 impl Opener for Client {
     fn open_port(&mut self, spec: &PortSpec) -> Result<OpenedPort, OpenError> {
         match self.open(&Request::OpenPort(Box::new(spec.clone())))? {
+            // One that was there before keeps its place.
+            (Reply::Port(facts), fd) if !facts.adopted && self.1.room().is_err() || fd.is_none() => {
+                drop(fd);
+                self.close_port(spec, PortPlace { netns_id: facts.netns_id, ifindex: facts.ifindex })?;
+                Err(self.1.full())
+            }
             (Reply::Port(facts), Some(fd)) => Ok(OpenedPort {
                 fd,
                 ifindex: facts.ifindex,

@@ -15,7 +15,7 @@ use super::message::{PROTOCOL, PortFacts, Refused, Reply, Request};
 use super::store::Store;
 use crate::control::refusal;
 use crate::io::closing::let_go;
-use crate::io::{DeviceName, NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec};
+use crate::io::{DeviceName, NetnsRef, OpenError, OpenedPort, Opener, PortPlace, PortSpec, Reserve};
 use crate::node::{NodeError, NodeHost, NodePlan};
 use ctl::error::Reason;
 
@@ -107,6 +107,8 @@ pub struct Keeper<O, H> {
     underlay: Option<(IpAddr, u32)>,
     /// Hears of names of namespaces, for the switch process that forwards.
     names: Option<OwnedFd>,
+    /// `None` where there were no descriptors from the beginning.
+    reserve: Option<Reserve>,
 }
 
 impl<O: Opener, H: NodeHost> Keeper<O, H> {
@@ -122,6 +124,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             plan: None,
             underlay: None,
             names: None,
+            reserve: Reserve::new().ok(),
         }
     }
 
@@ -322,9 +325,13 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             // One that this switch process has already is asked for again because it is no good any more.
             if meant
                 && !kept.asked[session.slot()]
-                && let Ok(fd) = kept.fd.try_clone()
                 && (kept.spec.mtu == spec.mtu || self.opener.restore_port(&spec, kept.place()).is_ok())
             {
+                let fd = match kept.fd.try_clone() {
+                    Ok(fd) => fd,
+                    // The pod keeps its link until there are descriptors again.
+                    Err(e) => return (Reply::Refused(internal(format!("copying a descriptor: {e}"))), None),
+                };
                 kept.asked[session.slot()] = true;
                 if kept.spec.mtu != spec.mtu {
                     kept.spec.mtu = spec.mtu;
@@ -341,6 +348,9 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         }
         if self.ports.len() >= MAX_PORTS {
             return (Reply::Refused(internal(format!("more than {MAX_PORTS} ports"))), None);
+        }
+        if let Some(Err(e)) = self.reserve.as_ref().map(Reserve::room) {
+            return (refused(&e), None);
         }
         let opened = match self.opener.open_port(&spec) {
             Ok(opened) => opened,

@@ -102,6 +102,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "the one under test waits for it")]
     fn its_end_is_seen_whoever_started_it() {
         run(async {
             let mut seven = Process::spawn(Command::new("sh").args(["-c", "exit 7"])).unwrap();

@@ -133,6 +133,7 @@ pub fn serve() {
             udp_gro: false,
             tombstones: Some(here.join("tombstones")),
             state_dir: here.clone(),
+            descriptors: 1024,
             good_after: switch::control::good::AFTER,
             sandbox: level,
             monitor: None,

@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use switch::control::Monitored;
 use switch::control::memory_file::MemoryFile;
-use switch::io::{HostOpener, Opener};
+use switch::io::{HostOpener, Opener, reserve};
 use switch::monitor::heartbeat::{Pulse, Thread};
 use switch::monitor::{Client, Heartbeat, Inherited};
 use switch::node::{NftHost, NodeHost};
@@ -20,6 +20,8 @@ pub struct Means {
     pub host: Box<dyn NodeHost + Send>,
     pub listener: Option<UnixListener>,
     pub client: Option<Client>,
+    /// Most descriptors that this process may have.
+    pub descriptors: u64,
     heartbeat: Option<Heartbeat>,
     pub memory: Option<MemoryFile>,
     /// Use the last-known-good state.
@@ -40,6 +42,7 @@ impl Means {
     /// Takes what there is. Below a monitor, gives up everything else: call it before anything is read that others
     /// may have written.
     pub fn new(options: &Options, inherited: Option<Inherited>) -> Result<Self, Failure> {
+        let descriptors = reserve::descriptors();
         let Some(inherited) = inherited else {
             let host = NftHost::new(nft_table(options))?;
             return Ok(Self {
@@ -47,6 +50,7 @@ impl Means {
                 host: Box::new(host),
                 listener: None,
                 client: None,
+                descriptors,
                 heartbeat: None,
                 memory: None,
                 fall_back: false,
@@ -79,6 +83,7 @@ impl Means {
             host: Box::new(client.clone()),
             listener: Some(inherited.listener),
             client: Some(client),
+            descriptors,
             heartbeat: Some(inherited.heartbeat),
             memory: Some(MemoryFile::from_fd(inherited.memory)),
             fall_back: inherited.fall_back,

@@ -135,6 +135,7 @@ pub fn run(options: Options, inherited: Option<Inherited>) -> Result<(), Failure
         udp_gso_segments: if underlay.is_some() { tx.limits(&anyone).segments as u32 } else { 0 },
         udp_gro: !rx.is_empty() && rx.iter().all(UdpRx::gro),
         state_dir: std::path::absolute(&state_dir).unwrap_or_else(|_| state_dir.clone()),
+        descriptors: means.descriptors,
         good_after: options.good_after.map_or(good::AFTER, Duration::from_secs),
         sandbox: means.sandbox.clone(),
         monitor: means.monitored.take(),
