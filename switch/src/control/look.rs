@@ -27,7 +27,7 @@ const AT_ONCE: usize = 32;
 /// Lines about one port in the log: so many at once, and then one per so much.
 pub(super) const LINES: (u32, Duration) = (10, Duration::from_secs(10));
 /// Devices opened anew for one port: a pod may delete its own all the time.
-pub(super) const LOSSES: (u32, Duration) = (10, Duration::from_secs(2));
+pub(super) const LOSSES: (u32, Duration) = (10, Duration::from_millis(500));
 /// First pause between two tries for a port whose device was just lost, or for which something is being made.
 const HURRY: Duration = Duration::from_millis(10);
 
