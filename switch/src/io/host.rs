@@ -220,6 +220,9 @@ fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
         let index = netlink.link(tap.name())?.map(|l| l.index);
         let index = index.ok_or_else(|| NetlinkError::unexpected(what, "it is not there"))?;
         configure(netlink, index, spec, adopted)?;
+        if adopted {
+            netlink.forget_unanswered(index)?;
+        }
         let gso_max_size = netlink.link(tap.name())?.map_or(0, |l| l.gso_max_size);
         Ok((index, gso_max_size))
     };
