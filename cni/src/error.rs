@@ -85,7 +85,11 @@ impl CniError {
     /// What the daemon, or the way to it, had against doing `what`.
     pub fn from_api(what: &str, e: ApiError) -> Self {
         let code = match e.reason {
-            Reason::Unreachable | Reason::Timeout | Reason::NotDurable | Reason::Limit => Code::TryAgainLater,
+            Reason::Unreachable
+            | Reason::Timeout
+            | Reason::NotDurable
+            | Reason::Upgrading
+            | Reason::Limit => Code::TryAgainLater,
             Reason::NetworkNotFound | Reason::InvalidArgument => Code::InvalidConfig,
             Reason::NetnsNotFound => Code::InvalidNetns,
             Reason::PermissionDenied => Code::Io,
@@ -157,7 +161,11 @@ mod tests {
         let expected = |reason| match reason {
             Reason::NetworkNotFound | Reason::InvalidArgument => 7,
             Reason::NetnsNotFound => 8,
-            Reason::NotDurable | Reason::Limit | Reason::Timeout | Reason::Unreachable => 11,
+            Reason::NotDurable
+            | Reason::Upgrading
+            | Reason::Limit
+            | Reason::Timeout
+            | Reason::Unreachable => 11,
             Reason::PermissionDenied => 5,
             Reason::AlreadyExists | Reason::Conflict | Reason::InUse => 100,
             Reason::PortNotFound
@@ -165,6 +173,7 @@ mod tests {
             | Reason::RouteNotFound
             | Reason::FdbNotFound
             | Reason::Unimplemented
+            | Reason::UpgradeFailed
             | Reason::Internal => 102,
         };
         for &reason in Reason::ALL {

@@ -69,6 +69,8 @@ fn killed(seed: u64) -> Result<()> {
         let mut kill = || -> Result<()> {
             for number in 1..=kills {
                 let at = rng.below(2) as usize;
+                // A connection that lost what it sent waits ever longer before it tries again.
+                traffic.moves().context(format!("before kill {number}"))?;
                 // A random moment, not a state to wait for.
                 std::thread::sleep(Duration::from_millis(BETWEEN.0 + rng.below(BETWEEN.1 - BETWEEN.0)));
                 ensure!(!writing.is_finished(), "the writers have given up before kill {number}");

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::common::note;
 use lab::impair::Rng;
 use lab::{Context, Error, Ns, Result, ensure, wait};
 
@@ -46,7 +47,12 @@ impl Talk {
         let answerer = to.spawn(move || answer(&listener));
         let (answered, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, stopped) = (answered.clone(), stop.clone());
-        let asker = from.spawn(move || ask(at, pause, &mut Rng::new(seed), &count, &stopped));
+        let name = what.clone();
+        let asker = from.spawn(move || {
+            // Whoever waits for more answers sees only that there are none.
+            let asked = ask(at, pause, &mut Rng::new(seed), &count, &stopped);
+            asked.inspect_err(|e| note(format!("{name}: {e}")))
+        });
         Ok(Self { what, answered, stop, asker, answerer })
     }
 

@@ -252,9 +252,13 @@ fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
     }
     let finish = |netlink: &mut Netlink| -> Result<(u32, u32), NetlinkError> {
         let what = "looking up the new interface";
-        let index = netlink.link(tap.name())?.map(|l| l.index);
-        let index = index.ok_or_else(|| NetlinkError::unexpected(what, "it is not there"))?;
-        configure(netlink, index, spec, adopted)?;
+        let link = netlink.link(tap.name())?;
+        let link = link.ok_or_else(|| NetlinkError::unexpected(what, "it is not there"))?;
+        configure(netlink, &link, spec, adopted)?;
+        if adopted {
+            netlink.forget_unanswered(link.index)?;
+        }
+        let index = link.index;
         let gso_max_size = netlink.link(tap.name())?.map_or(0, |l| l.gso_max_size);
         Ok((index, gso_max_size))
     };
@@ -346,13 +350,15 @@ fn attach(spec: &PortSpec, adopted: bool) -> Result<Tap, OpenError> {
     })
 }
 
-fn configure(netlink: &mut Netlink, index: u32, spec: &PortSpec, adopted: bool) -> Result<(), NetlinkError> {
+fn configure(netlink: &mut Netlink, link: &Link, spec: &PortSpec, adopted: bool) -> Result<(), NetlinkError> {
+    let index = link.index;
     let ipv6 = spec.addresses.iter().any(|a| a.addr().is_ipv6());
     quiet_ipv6(&spec.ifname, ipv6);
     netlink.change_link(
         index,
         &LinkChange {
-            mac: Some(spec.mac),
+            // Set, though it were the same, it would cost the pod all its neighbours.
+            mac: Some(spec.mac).filter(|mac| link.mac != Some(*mac)),
             mtu: Some(spec.mtu),
             txqueuelen: Some(if spec.offload { QUEUE_OFFLOAD } else { QUEUE_PLAIN }),
             alias: Some(ALIAS),

@@ -117,6 +117,32 @@ impl Netlink {
         self.ask::<_, Ndmsg>(&what, Rtm::Newneigh, flags, body).map(drop)
     }
 
+    /// Takes away the neighbours on interface `index` that have not answered: the kernel asks anew for the next packet,
+    /// instead of a second after it has asked last, when there may have been nobody to answer.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`]. One that is gone by now is none.
+    pub fn forget_unanswered(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let what = "listing neighbours";
+        // A `struct ndmsg` of zeros: all families, all interfaces.
+        let body = Buffer::from(vec![0; 12]);
+        for found in self.dump::<_, Ndmsg>(what, Rtm::Getneigh, body)? {
+            let ours = u32::try_from(*found.ndm_index()).is_ok_and(|at| at == index);
+            if !ours || !found.ndm_state().intersects(Nud::INCOMPLETE | Nud::FAILED) {
+                continue;
+            }
+            let dst = found.rtattrs().iter().find(|a| *a.rta_type() == Nda::Dst);
+            let Some(ip) = dst.and_then(|a| read_ip(a.rta_payload().as_ref())) else { continue };
+            let what = format!("forgetting neighbour {ip}");
+            let body = neighbour(&what, index, ip, Nud::empty(), Vec::new())?;
+            match self.ask::<_, Ndmsg>(&what, Rtm::Delneigh, NlmF::empty(), body) {
+                Err(e) if e.errno() != Some(libc::ENOENT) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The MAC of a permanent neighbour on interface `index`, if there is one of this address.
     ///
     /// # Errors

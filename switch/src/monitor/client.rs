@@ -4,7 +4,9 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::channel::Channel;
 use super::message::{PROTOCOL, Refused, Reply, Request};
@@ -58,8 +60,14 @@ impl Client {
 
     fn ask(&self, request: &Request) -> io::Result<(Reply, Option<OwnedFd>)> {
         let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        channel.send(request, None)?;
-        channel.recv()
+        let answer = channel.send(request, None).and_then(|()| channel.recv());
+        if answer.as_ref().is_err_and(|e| GONE.contains(&e.kind())) {
+            // The monitor has ended, and the kernel ends this process with it. Until then a client gets no answer: the
+            // one to come, that nothing can be done, would not be true of the next daemon, which it can ask again.
+            let (_never, end) = sync_channel::<()>(0);
+            let _ = end.recv_timeout(WITH_IT);
+        }
+        answer
     }
 
     fn open(&self, request: &Request) -> Result<(Reply, Option<OwnedFd>), OpenError> {
@@ -81,6 +89,11 @@ impl Client {
     }
 }
 
+/// What is heard of a monitor that has ended.
+const GONE: [io::ErrorKind; 3] =
+    [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+/// This process is ended within that time of its monitor.
+const WITH_IT: Duration = Duration::from_secs(1);
 const ASKING: &str = "asking the monitor";
 
 fn lost(cause: io::Error) -> OpenError {
