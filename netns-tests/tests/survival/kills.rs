@@ -21,6 +21,8 @@ const AT_ONCE: u64 = 30;
 const PACE: Duration = Duration::from_millis(520);
 /// A silence that begins later than this after a kill has another cause.
 const AFTERMATH: Duration = Duration::from_secs(2);
+/// A silence begins with the last datagram, a little before the kill, and is not that of the kill before.
+const EDGE: Duration = Duration::from_millis(10);
 /// No gap may be longer. Not a claim about speed.
 const BOUND: Duration = Duration::from_secs(1);
 /// All connections together ask so often.
@@ -157,7 +159,7 @@ fn killed(name: &str, mode: Mode, seed: u64) -> Result<()> {
 pub fn report(name: &str, kills: &[Instant], calm: &[Heard], streams: &[Heard]) -> Result<Duration> {
     let mut gaps = Vec::new();
     for (n, &kill) in kills.iter().enumerate() {
-        let end = kills.get(n + 1).map_or(kill + AFTERMATH, |next| (*next).min(kill + AFTERMATH));
+        let end = kills.get(n + 1).map_or(kill + AFTERMATH, |next| (*next - EDGE).min(kill + AFTERMATH));
         gaps.extend(streams.iter().map(|heard| heard.longest(kill, end)).max());
     }
     gaps.sort();

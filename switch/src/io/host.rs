@@ -12,6 +12,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tunnel::underlay::{UdpRx, UdpTx};
@@ -35,6 +36,11 @@ pub const ALIAS: &str = "swd port";
 const QUEUE_OFFLOAD: u32 = 1000;
 /// Ring slots without: a window of single packets has to fit.
 const QUEUE_PLAIN: u32 = 4000;
+
+/// The kernel acts on a carrier at once, or with others in a second.
+const NOTICED: Duration = Duration::from_millis(100);
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_micros(500);
 
 /// Opens ports and sockets in this process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -256,7 +262,7 @@ fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
         let link = link.ok_or_else(|| NetlinkError::unexpected(what, "it is not there"))?;
         configure(netlink, &link, spec, adopted)?;
         if adopted {
-            netlink.forget_unanswered(link.index)?;
+            awaken(netlink, link.index)?;
         }
         let index = link.index;
         let gso_max_size = netlink.link(tap.name())?.map_or(0, |l| l.gso_max_size);
@@ -277,6 +283,16 @@ fn build(spec: &PortSpec, netns_id: NetnsId) -> Result<OpenedPort, OpenError> {
         lasting: adopted,
         fd: tap.into_fd(),
     })
+}
+
+/// Waits until the kernel has noticed that a device has carrier again, and lets it ask then for the neighbours that have
+/// not answered: what it asks before is lost, and it asks again a second later.
+fn awaken(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError> {
+    let limit = Instant::now() + NOTICED;
+    while netlink.link_at(index)?.is_some_and(|link| !link.running) && Instant::now() < limit {
+        std::thread::sleep(LOOK);
+    }
+    netlink.forget_unanswered(index)
 }
 
 fn keep(spec: &PortSpec, fd: BorrowedFd<'_>) -> Result<(), OpenError> {

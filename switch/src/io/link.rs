@@ -46,6 +46,8 @@ pub struct Link {
     pub up: bool,
     /// Someone holds the other end (for a TAP: a descriptor is attached).
     pub carrier: bool,
+    /// The kernel has acted on the carrier: it sends.
+    pub running: bool,
     /// Kind of virtual device (`tun`, `veth`, ...).
     pub kind: Option<String>,
     /// Free text, see `ip link set dev X alias`.
@@ -358,6 +360,7 @@ fn read_link(msg: &Ifinfomsg) -> Link {
         index: u32::try_from(*msg.ifi_index()).unwrap_or(0),
         up: flags.contains(Iff::UP),
         carrier: flags.contains(Iff::LOWERUP),
+        running: flags.contains(Iff::RUNNING),
         ..Link::default()
     };
     for a in msg.rtattrs().iter() {
