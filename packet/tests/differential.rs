@@ -128,6 +128,10 @@ fn agree_with_etherparse(frame: &[u8]) {
     if h.net != Net::V4 && h.net != Net::V6 {
         return;
     }
+    // An IPv6 packet of length 0 has no payload (RFC 8200 section 3); etherparse takes what follows for it.
+    if h.net == Net::V6 && frame.get(18..20) == Some(&[0, 0]) {
+        return;
+    }
     match &theirs.transport {
         Some(TransportSlice::Udp(udp)) if h.proto == ip_proto::UDP => {
             assert_eq!((h.sport, h.dport), (udp.source_port(), udp.destination_port()));

@@ -202,7 +202,7 @@ mod tests {
         assert!(matches!(said(b"take-over 1\n").0, Ok(Some(Knock::TakeOver(_)))));
         assert!(matches!(said(b"").0, Ok(None)));
         // Without a program there is nothing to become.
-        for bad in [&b"upgrade 1\n"[..], b"take-over 2\n", b"take-over 1", b"\n", &[0xff; 100]] {
+        for bad in [&b"upgrade 1\n"[..], b"take-over 2\n", b"take-over 1", b"\n", &[0xff; LONGEST]] {
             let (heard, answer) = said(bad);
             assert!(heard.is_err() && answer.starts_with("failed "), "{bad:?}: {answer}");
         }
