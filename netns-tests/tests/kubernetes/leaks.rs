@@ -60,7 +60,7 @@ fn snapshot(node: &Node) -> Result<Snapshot> {
 /// Takes out what differs between two looks at the same thing: handles, counters, numbers of devices that
 /// were made anew, ages.
 fn forget(value: &mut Value) {
-    const NOISE: [&str; 9] = [
+    const NOISE: [&str; 10] = [
         "handle",
         "packets",
         "bytes",
@@ -70,6 +70,8 @@ fn forget(value: &mut Value) {
         "valid_life_time",
         "preferred_life_time",
         "expires",
+        // A device whose carrier went and came is UP, and UNKNOWN before.
+        "operstate",
     ];
     match value {
         Value::Object(map) => {

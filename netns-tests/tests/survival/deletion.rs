@@ -39,5 +39,5 @@ pub fn a_deleted_port_is_gone_when_that_is_acknowledged() -> Result<()> {
         took.last().copied().unwrap_or_default(),
         middle(&asking),
     ));
-    check(world.lab.nodes(), &["egress-gone"])
+    check(world.lab.nodes(), &["egress-gone", "no-port"])
 }

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use super::estate::{Kept, KeptPort, KeptSocket};
 use super::message::PortFacts;
-use crate::io::{PortSpec, again, identity};
+use crate::io::{PortSpec, again, closing, identity};
 use crate::notify::Notifier;
 
 /// Of papers. They are JSON, so what a later version adds does not make them unreadable.
@@ -266,7 +266,11 @@ impl Thing {
                 };
                 let Paper { spec, facts, .. } = read_paper(paper)?;
                 let place = crate::io::PortPlace { netns_id: facts.netns_id, ifindex: facts.ifindex };
-                again::verify(&tap, &spec.ifname, place, &facts.identity)?;
+                if let Err(why) = again::verify(&tap, &spec.ifname, place, &facts.identity) {
+                    // It is ours all the same, whatever was made of it.
+                    closing::let_go(tap);
+                    return Err(why);
+                }
                 Ok(Self::Port(Box::new(ReturnedPort { spec, facts, tap, name: name.to_owned() })))
             }
             (Some("underlay"), Ok([fd])) => {
