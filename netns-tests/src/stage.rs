@@ -248,7 +248,7 @@ fn run_stage(stage: &str, env: &[(&str, OsString)], outermost: bool) -> Result<i
     }
 }
 
-/// A descriptor that can be read when a child has ended, for process 1, whose children are also those of others that
+/// A descriptor that can be read when a child has ended or this process is told to, for process 1, whose children are also those of others that
 /// were killed. Made once its own child is there, which so has no signal blocked.
 fn orphans() -> Result<OwnedFd> {
     // SAFETY: sigset_t is plain data that sigemptyset initialises, the calls get valid pointers, and the descriptor that
@@ -257,6 +257,8 @@ fn orphans() -> Result<OwnedFd> {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        // The kernel would keep this from a process 1 that does not wait for it.
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
         match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
             -1 => Err(std::io::Error::last_os_error().into()),
@@ -268,7 +270,13 @@ fn orphans() -> Result<OwnedFd> {
 /// Takes the children that have ended, but for the one whose end is waited for elsewhere.
 fn bury(orphans: &OwnedFd, child: &Child) {
     // The signal first, so that none comes unnoticed between the last look and the next poll.
-    while rustix::io::read(orphans, &mut [0_u8; 128]).is_ok_and(|n| n > 0) {}
+    let mut signal = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    while rustix::io::read(orphans, &mut signal).is_ok_and(|n| n > 0) {
+        // Its number comes first. Whoever keeps a lab waits for it further in.
+        if signal.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) == Some(libc::SIGTERM as u32) {
+            let _ = rustix::process::kill_process(Pid::from_child(child), rustix::process::Signal::TERM);
+        }
+    }
     // More can be there than signals were. Each turn takes one away, or is the last.
     loop {
         // SAFETY: siginfo_t is plain data; waitid writes one, and with NOHANG leaves it zero if there is no child to tell of.

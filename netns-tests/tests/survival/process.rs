@@ -113,8 +113,12 @@ impl Held {
         wait::until_ok(&format!("{} holds what it held", node.name()), SOON, || {
             let now = Self::by(node)?;
             let Self { sockets, threads, resident, .. } = *self;
-            let rest = Self { sockets, threads, resident, ..now.clone() };
-            let grown = now.sockets > sockets + CLASSES
+            // The monitor may have been looking at a pod when it was looked at.
+            let more =
+                now.files.iter().any(|(kind, count)| self.files.get(kind).is_none_or(|then| count > then));
+            let rest = Self { sockets, threads, resident, files: self.files.clone(), ..now.clone() };
+            let grown = more
+                || now.sockets > sockets + CLASSES
                 || now.threads > threads + 1
                 || now.resident > resident + GROWTH;
             ensure!(rest == *self && !grown, "before {self:?}, now {now:?}");
