@@ -139,6 +139,7 @@ fn attach_as_nobody(ns: &Ns, name: &str) -> Result<Result<File>> {
 }
 
 pub fn nobody_takes_a_device_that_nobody_serves() -> Result<()> {
+    lab::enter::need_root("in a namespace of its own there is nobody else")?;
     let world = World::build(&Setup::new("hijack", Mode::Routed))?;
     let (a, near) = (world.a()?, world.near.ns());
     a.kill9()?;

@@ -4,7 +4,7 @@
 //! declared, up to where the first frame would be read ([`Control::stand_by`]). Then the first stops to read and sends
 //! what it has ([`Control::retire`]); frames wait in the kernel's queues meanwhile, and only then does the other read
 //! ([`Control::take_over`]). Until it has said that it does, the first can go on as if nothing had been
-//! ([`Control::resume`]). Who tells both what to do is the monitor ([`crate::monitor::handover`]).
+//! ([`Control::resume`]). Who tells both what to do is the monitor (`monitor/handover.rs`).
 
 use std::sync::Arc;
 use std::time::Instant;
