@@ -233,14 +233,6 @@ impl Tap {
     }
 }
 
-/// Lets a device go with its last descriptor, also one that was made persistent, wherever it is and whatever it is
-/// called by now: a pod may have moved it to a namespace that nobody else knows.
-pub fn let_go(fd: BorrowedFd<'_>) {
-    // SAFETY: TUNSETPERSIST takes its argument by value. What is no TAP, or has lost its device, refuses it, and then
-    // there is nothing to let go of.
-    let _ = unsafe { ioctl::ioctl(fd, IntegerSetter::<TUNSETPERSIST>::new_usize(0)) };
-}
-
 impl PortIo for Tap {
     #[inline]
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -276,7 +268,8 @@ pub fn keep(fd: BorrowedFd<'_>, owner: u32) -> io::Result<()> {
     set_persistent(fd, true)
 }
 
-/// Lets a device go with its last descriptor.
+/// Lets a device go with its last descriptor, wherever it is and whatever it is called by now: a pod may have moved it to
+/// a namespace that nobody else knows.
 ///
 /// # Errors
 /// As the kernel gives them (EBADFD: it is gone).
