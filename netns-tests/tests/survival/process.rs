@@ -84,7 +84,18 @@ pub struct Held {
 }
 
 impl Held {
+    /// As soon as the monitor does not happen to look at a pod: two looks that are the same, without a namespace.
     pub fn by(node: &Node) -> Result<Self> {
+        let mut last = Self::now(node)?;
+        wait::until_ok(&format!("the monitor of {} looks at no pod", node.name()), SOON, || {
+            let before = std::mem::replace(&mut last, Self::now(node)?);
+            let looks = last.files.keys().any(|kind| kind.contains("/netns/"));
+            ensure!(before.files == last.files && !looks, "{before:?}, then {last:?}");
+            Ok(last.clone())
+        })
+    }
+
+    fn now(node: &Node) -> Result<Self> {
         let (mut files, mut sockets) = (BTreeMap::new(), 0);
         for (role, pid) in node.swd_pids()?.into_iter().enumerate() {
             let dir = format!("/proc/{pid}/fd");
@@ -111,14 +122,10 @@ impl Held {
     /// Waits until a daemon holds this again: clients hang up and devices are closed in their own time.
     pub fn again_by(&self, node: &Node) -> Result<()> {
         wait::until_ok(&format!("{} holds what it held", node.name()), SOON, || {
-            let now = Self::by(node)?;
+            let now = Self::now(node)?;
             let Self { sockets, threads, resident, .. } = *self;
-            // The monitor may have been looking at a pod when it was looked at.
-            let more =
-                now.files.iter().any(|(kind, count)| self.files.get(kind).is_none_or(|then| count > then));
-            let rest = Self { sockets, threads, resident, files: self.files.clone(), ..now.clone() };
-            let grown = more
-                || now.sockets > sockets + CLASSES
+            let rest = Self { sockets, threads, resident, ..now.clone() };
+            let grown = now.sockets > sockets + CLASSES
                 || now.threads > threads + 1
                 || now.resident > resident + GROWTH;
             ensure!(rest == *self && !grown, "before {self:?}, now {now:?}");
