@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::child::{History, bytes_of, document};
 use super::door::Caller;
-use super::keeper::{Keeper, Session};
+use super::keeper::{Keeper, Tenure};
 use super::message::PortFacts;
 use super::switch::Parts;
 use crate::control::server::Socket;
@@ -112,7 +112,7 @@ struct Place {
 struct Document {
     socket: Place,
     door: Place,
-    switch: Option<(u32, Session)>,
+    switch: Option<(u32, Tenure)>,
     history: History,
     config: String,
     caller: Option<String>,
@@ -159,7 +159,7 @@ impl Left<'_> {
         let text = Document {
             socket: place(self.socket)?,
             door: place(self.door)?,
-            switch: self.switch.map(|parts| (parts.pid, parts.session)),
+            switch: self.switch.map(|parts| (parts.pid, parts.tenure)),
             history: self.history.clone(),
             config: self.config.to_owned(),
             caller: self.caller.map(|(_, words)| words.to_owned()),
@@ -226,9 +226,9 @@ impl Estate {
         let door = Socket::left(next()?.into(), door.path, door.id);
         let memory = next()?;
         let switch = match switch {
-            Some((pid, session)) => Some(Parts {
+            Some((pid, tenure)) => Some(Parts {
                 pid,
-                session,
+                tenure,
                 channel: next()?,
                 orders: next()?,
                 heartbeat: next()?,

@@ -33,8 +33,8 @@ struct Held {
     spec: PortSpec,
     facts: PortFacts,
     fd: OwnedFd,
-    /// Has the switch process of this session asked for it?
-    asked: [bool; SESSIONS],
+    /// Has the switch process of this tenure asked for it?
+    asked: [bool; TENURES],
     /// By which the store knows it.
     stored: Option<String>,
 }
@@ -47,8 +47,8 @@ impl Held {
 
 struct Bound {
     fd: OwnedFd,
-    /// Has the switch process of this session asked for it?
-    asked: [bool; SESSIONS],
+    /// Has the switch process of this tenure asked for it?
+    asked: [bool; TENURES],
     /// By which the store knows it.
     stored: Option<String>,
 }
@@ -56,11 +56,11 @@ struct Bound {
 /// The life of one switch process, as the monitor counts them. Two may be under way at a time, one after the other: the
 /// one that forwards, and the one that is to take its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Session(u64);
+pub struct Tenure(u64);
 
-const SESSIONS: usize = 2;
+const TENURES: usize = 2;
 
-impl Session {
+impl Tenure {
     /// Before any was started.
     pub const FIRST: Self = Self(0);
 
@@ -71,11 +71,11 @@ impl Session {
     }
 
     const fn slot(self) -> usize {
-        self.0 as usize % SESSIONS
+        self.0 as usize % TENURES
     }
 
     const fn other_slot(self) -> usize {
-        (self.0 as usize + 1) % SESSIONS
+        (self.0 as usize + 1) % TENURES
     }
 }
 
@@ -101,7 +101,7 @@ pub struct Keeper<O, H> {
     sockets: HashMap<(IpAddr, u16), Bound>,
     /// Holds a copy of all that.
     store: Store,
-    stages: [Stage; SESSIONS],
+    stages: [Stage; TENURES],
     plan: Option<NodePlan>,
     /// The underlay's address and what its MTU was last.
     underlay: Option<(IpAddr, u32)>,
@@ -120,7 +120,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             ports: HashMap::new(),
             sockets: HashMap::new(),
             store: Store::default(),
-            stages: [Stage::Starting; SESSIONS],
+            stages: [Stage::Starting; TENURES],
             plan: None,
             underlay: None,
             names: None,
@@ -136,26 +136,26 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     }
 
     /// A new switch process begins, and has asked for nothing.
-    pub fn begin(&mut self, session: Session) {
-        self.stages[session.slot()] = Stage::Starting;
-        self.ports.values_mut().for_each(|kept| kept.asked[session.slot()] = false);
-        self.sockets.values_mut().for_each(|bound| bound.asked[session.slot()] = false);
+    pub fn begin(&mut self, tenure: Tenure) {
+        self.stages[tenure.slot()] = Stage::Starting;
+        self.ports.values_mut().for_each(|kept| kept.asked[tenure.slot()] = false);
+        self.sockets.values_mut().for_each(|bound| bound.asked[tenure.slot()] = false);
     }
 
-    /// The switch process of this session is no more.
-    pub fn end(&mut self, session: Session) {
-        self.begin(session);
+    /// The switch process of this tenure is no more.
+    pub fn end(&mut self, tenure: Tenure) {
+        self.begin(tenure);
     }
 
-    /// The switch process that was to take over from that of this session is no more: what only it asked for can go.
-    pub fn end_successor(&mut self, session: Session) {
-        self.begin(session.next());
-        self.sweep(session);
+    /// The switch process that was to take over from that of this tenure is no more: what only it asked for can go.
+    pub fn end_successor(&mut self, tenure: Tenure) {
+        self.begin(tenure.next());
+        self.sweep(tenure);
     }
 
     /// Does another switch process forward while this one only prepares to?
-    fn waits_for_another(&self, session: Session) -> bool {
-        self.stages[session.slot()] < Stage::Ready && self.stages[session.other_slot()] >= Stage::Ready
+    fn waits_for_another(&self, tenure: Tenure) -> bool {
+        self.stages[tenure.slot()] < Stage::Ready && self.stages[tenure.other_slot()] >= Stage::Ready
     }
 
     /// Ports with their descriptors and the names by which the store knows them.
@@ -188,13 +188,13 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         self.plan.as_ref()
     }
 
-    /// Goes on where another keeper was. `session`: that of a switch process that has these ports already, at this
+    /// Goes on where another keeper was. `tenure`: that of a switch process that has these ports already, at this
     /// stage.
-    pub fn inherit(&mut self, kept: Kept, session: Option<(Session, Stage)>) {
-        let mut asked = [false; SESSIONS];
-        if let Some((session, stage)) = session {
-            asked[session.slot()] = true;
-            self.stages[session.slot()] = stage;
+    pub fn inherit(&mut self, kept: Kept, tenure: Option<(Tenure, Stage)>) {
+        let mut asked = [false; TENURES];
+        if let Some((tenure, stage)) = tenure {
+            asked[tenure.slot()] = true;
+            self.stages[tenure.slot()] = stage;
         }
         for KeptPort { spec, facts, fd, stored } in kept.ports {
             let stored = stored.or_else(|| self.store.keep_port(&spec, &facts, &fd));
@@ -214,8 +214,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
     }
 
     /// How far the switch process is.
-    pub const fn stage(&self, session: Session) -> Stage {
-        self.stages[session.slot()]
+    pub const fn stage(&self, tenure: Tenure) -> Stage {
+        self.stages[tenure.slot()]
     }
 
     /// Ports that are kept.
@@ -223,8 +223,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         self.ports.len()
     }
 
-    /// Does what the switch process of a session asks.
-    pub fn answer(&mut self, session: Session, request: Request) -> Answer {
+    /// Does what the switch process of a tenure asks.
+    pub fn answer(&mut self, tenure: Tenure, request: Request) -> Answer {
         let done = |result: Result<(), OpenError>| match result {
             Ok(()) => (Reply::Done, None),
             Err(e) => (refused(&e), None),
@@ -235,7 +235,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                 let text = format!("the monitor speaks protocol {PROTOCOL}, the switch process {other}");
                 (Reply::Refused(internal(text)), None)
             }
-            Request::OpenPort(spec) => self.open(session, *spec),
+            Request::OpenPort(spec) => self.open(tenure, *spec),
             Request::ClosePort(spec, place) => {
                 let closed = self.opener.close_port(&spec, place);
                 self.forget(&spec, place);
@@ -261,7 +261,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                 }
                 done(restored)
             }
-            Request::BindUnderlay(addr, port) => self.bind(session, addr, port),
+            Request::BindUnderlay(addr, port) => self.bind(tenure, addr, port),
             Request::SendingSocket(local) => match self.opener.sending_socket(local) {
                 Ok(socket) => (Reply::Socket, Some(socket)),
                 Err(e) => (refused(&e), None),
@@ -300,31 +300,31 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             Request::VerifyNode => node(self.host.verify().map(|intact| Reply::Changed(!intact))),
             Request::Obstacles => (Reply::Obstacles(self.host.obstacles()), None),
             Request::Prepared => {
-                self.stages[session.slot()] = Stage::Prepared;
+                self.stages[tenure.slot()] = Stage::Prepared;
                 (Reply::Done, None)
             }
             Request::Ready => {
-                let stage = &mut self.stages[session.slot()];
+                let stage = &mut self.stages[tenure.slot()];
                 *stage = (*stage).max(Stage::Ready);
-                self.sweep(session);
+                self.sweep(tenure);
                 (Reply::Done, None)
             }
             Request::Stopping => {
-                self.stages[session.slot()] = Stage::Stopping;
+                self.stages[tenure.slot()] = Stage::Stopping;
                 (Reply::Done, None)
             }
         }
     }
 
     /// The port that is kept, as long as it is the one that is meant; else a new one.
-    fn open(&mut self, session: Session, spec: PortSpec) -> Answer {
+    fn open(&mut self, tenure: Tenure, spec: PortSpec) -> Answer {
         let key = key(&spec);
         if let Some(kept) = self.ports.get_mut(&key) {
             let meant = kept.spec.same_device(&spec)
                 && spec.identity.as_ref().is_none_or(|wanted| *wanted == kept.facts.identity);
             // One that this switch process has already is asked for again because it is no good any more.
             if meant
-                && !kept.asked[session.slot()]
+                && !kept.asked[tenure.slot()]
                 && (kept.spec.mtu == spec.mtu || self.opener.restore_port(&spec, kept.place()).is_ok())
             {
                 let fd = match kept.fd.try_clone() {
@@ -332,7 +332,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                     // The pod keeps its link until there are descriptors again.
                     Err(e) => return (Reply::Refused(internal(format!("copying a descriptor: {e}"))), None),
                 };
-                kept.asked[session.slot()] = true;
+                kept.asked[tenure.slot()] = true;
                 if kept.spec.mtu != spec.mtu {
                     kept.spec.mtu = spec.mtu;
                     self.store.forget(kept.stored.as_deref());
@@ -340,7 +340,7 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
                 }
                 return (Reply::Port(PortFacts { adopted: true, ..kept.facts.clone() }), Some(fd));
             }
-            if kept.asked[session.other_slot()] && self.waits_for_another(session) {
+            if kept.asked[tenure.other_slot()] && self.waits_for_another(tenure) {
                 let text = "another switch process serves this interface, and it is to be made otherwise";
                 return (Reply::Refused(internal(text.to_owned())), None);
             }
@@ -360,8 +360,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         let facts = PortFacts { ifindex, netns_id, identity, offloads, gso_max_size, adopted, lasting };
         match fd.try_clone() {
             Ok(copy) => {
-                let mut asked = [false; SESSIONS];
-                asked[session.slot()] = true;
+                let mut asked = [false; TENURES];
+                asked[tenure.slot()] = true;
                 let stored = self.store.keep_port(&spec, &facts, &fd);
                 let kept = Held { spec, facts: facts.clone(), fd, asked, stored };
                 self.ports.insert(key, kept);
@@ -401,11 +401,11 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
         left.iter().for_each(|key| self.remove(key));
     }
 
-    fn bind(&mut self, session: Session, addr: IpAddr, port: u16) -> Answer {
+    fn bind(&mut self, tenure: Tenure, addr: IpAddr, port: u16) -> Answer {
         if let Some(bound) = self.sockets.get_mut(&(addr, port))
             && let Ok(fd) = bound.fd.try_clone()
         {
-            bound.asked[session.slot()] = true;
+            bound.asked[tenure.slot()] = true;
             return (Reply::Socket, Some(fd));
         }
         let bound = match self.opener.bind_underlay(addr, port) {
@@ -416,8 +416,8 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
             Ok(copy) => {
                 // Port 0 is a new one each time.
                 if port != 0 {
-                    let mut asked = [false; SESSIONS];
-                    asked[session.slot()] = true;
+                    let mut asked = [false; TENURES];
+                    asked[tenure.slot()] = true;
                     let stored = self.store.keep_underlay(&bound);
                     self.sockets.insert((addr, port), Bound { fd: bound, asked, stored });
                 }
@@ -482,16 +482,16 @@ impl<O: Opener, H: NodeHost> Keeper<O, H> {
 
     /// Removes what the switch process has not asked for by the time it was ready: ports that were deleted just
     /// before the one before it ended, sockets of an underlay that was configured before.
-    fn sweep(&mut self, session: Session) {
+    fn sweep(&mut self, tenure: Tenure) {
         let Self { sockets, store, .. } = self;
         sockets.retain(|_, bound| {
-            let asked = bound.asked[session.slot()];
+            let asked = bound.asked[tenure.slot()];
             if !asked {
                 store.forget(bound.stored.as_deref());
             }
             asked
         });
-        let unasked = |kept: &Held| !kept.asked[session.slot()];
+        let unasked = |kept: &Held| !kept.asked[tenure.slot()];
         let left: Vec<Key> =
             self.ports.iter().filter(|(_, kept)| unasked(kept)).map(|(key, _)| key.clone()).collect();
         for key in left {

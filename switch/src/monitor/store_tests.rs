@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::keeper::{Keeper, Session};
+use super::keeper::{Keeper, Tenure};
 use super::message::{Reply, Request};
 use super::store::{Returned, Store};
 use super::tests::spec;
@@ -149,20 +149,20 @@ fn nobody_who_takes_them_is_no_error() {
     assert_eq!(gone.keep_underlay(&UdpSocket::bind("127.0.0.1:0").unwrap().into()), None);
 }
 
-const SESSION: Session = Session::FIRST;
+const TENURE: Tenure = Tenure::FIRST;
 
 type Real = Keeper<HostOpener, MemoryHost>;
 
 fn keeper(store: Store, returned: &mut Returned) -> Real {
     let mut keeper = Keeper::new(HostOpener, MemoryHost::default()).with_store(store);
     keeper.inherit(returned.kept(), None);
-    keeper.begin(SESSION);
+    keeper.begin(TENURE);
     keeper
 }
 
 /// Opens a port. Gives whether it was there already, and its index.
 fn open(keeper: &mut Real, spec: &PortSpec) -> (bool, u32) {
-    match keeper.answer(SESSION, Request::OpenPort(Box::new(spec.clone()))).0 {
+    match keeper.answer(TENURE, Request::OpenPort(Box::new(spec.clone()))).0 {
         Reply::Port(facts) => (facts.adopted, facts.ifindex),
         other => panic!("{other:?}"),
     }
@@ -177,7 +177,7 @@ fn a_killed_monitor_finds_its_ports_again() {
         let mut manager = Manager::new();
         let mut first = keeper(manager.store(0), &mut Returned::default());
         let home: IpAddr = "127.0.0.1".parse().unwrap();
-        assert_eq!(first.answer(SESSION, Request::BindUnderlay(home, 4789)).0, Reply::Socket);
+        assert_eq!(first.answer(TENURE, Request::BindUnderlay(home, 4789)).0, Reply::Socket);
         let made: Vec<(bool, u32)> = ["a", "b", "c", "d"].map(|pod| open(&mut first, &spec(pod))).into();
         assert!(made.iter().all(|(adopted, _)| !adopted), "{made:?}");
         assert_eq!(manager.names(), ["underlay-0", "port-1", "port-2", "port-3", "port-4"]);
@@ -195,28 +195,28 @@ fn a_killed_monitor_finds_its_ports_again() {
         let mut second = keeper(store, &mut returned);
         assert_eq!(second.ports(), 2);
         assert_eq!(
-            second.answer(SESSION, Request::BindUnderlay(home, 4789)).0,
+            second.answer(TENURE, Request::BindUnderlay(home, 4789)).0,
             Reply::Socket,
             "it is bound already"
         );
         assert_eq!(open(&mut second, &spec("a")), (true, made[0].1));
         assert!(!open(&mut second, &spec("c")).0, "it was deleted");
         // Nobody asks for d: it was deleted just before.
-        second.answer(SESSION, Request::Ready);
+        second.answer(TENURE, Request::Ready);
         assert!(!sh("ip -n d -o link").contains("eth0"));
         assert_eq!(manager.names(), ["underlay-0", "port-1", "port-5"]);
 
         // Of a port that was changed the store has the new description.
-        let place = second.answer(SESSION, Request::OpenPort(Box::new(spec("d"))));
+        let place = second.answer(TENURE, Request::OpenPort(Box::new(spec("d"))));
         let Reply::Port(facts) = place.0 else { panic!("{place:?}") };
         let place = crate::io::PortPlace { netns_id: facts.netns_id, ifindex: facts.ifindex };
         let changed = PortSpec { addresses: vec!["10.1.1.9/24".parse().unwrap()], ..spec("d") };
         assert_eq!(
-            second.answer(SESSION, Request::RestorePort(Box::new(changed.clone()), place)).0,
+            second.answer(TENURE, Request::RestorePort(Box::new(changed.clone()), place)).0,
             Reply::Done
         );
         let place = place_of(&mut second, "c");
-        second.answer(SESSION, Request::ClosePort(Box::new(spec("c")), place));
+        second.answer(TENURE, Request::ClosePort(Box::new(spec("c")), place));
         drop(second);
         let mut returned = manager.hand_over();
         let specs: Vec<&PortSpec> = returned.ports.iter().map(|port| &port.spec).collect();
@@ -224,16 +224,16 @@ fn a_killed_monitor_finds_its_ports_again() {
         let mut third = keeper(manager.store(returned.next), &mut returned);
         assert_eq!(open(&mut third, &changed), (true, facts.ifindex));
         // The underlay is another one by now.
-        third.answer(SESSION, Request::Ready);
+        third.answer(TENURE, Request::Ready);
         assert!(!manager.names().iter().any(|name| name.starts_with("underlay")));
-        assert!(third.answer(SESSION, Request::BindUnderlay(home, 4789)).1.is_some());
+        assert!(third.answer(TENURE, Request::BindUnderlay(home, 4789)).1.is_some());
     });
 }
 
 /// Where a port is that this keeper has opened.
 fn place_of(keeper: &mut Real, pod: &str) -> crate::io::PortPlace {
-    keeper.begin(SESSION);
-    match keeper.answer(SESSION, Request::OpenPort(Box::new(spec(pod)))) {
+    keeper.begin(TENURE);
+    match keeper.answer(TENURE, Request::OpenPort(Box::new(spec(pod)))) {
         (Reply::Port(facts), fd) => {
             assert!(fd.is_some_and(|fd| fd.as_fd().try_clone_to_owned().is_ok()));
             crate::io::PortPlace { netns_id: facts.netns_id, ifindex: facts.ifindex }

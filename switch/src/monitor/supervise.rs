@@ -23,7 +23,7 @@ use super::door::{self, Knock};
 use super::estate::{Estate, Left};
 use super::fallback::{self, Fallback};
 use super::heartbeat::Thread;
-use super::keeper::{Keeper, Session, Stage};
+use super::keeper::{Keeper, Stage, Tenure};
 use super::pace::Pace;
 use super::store::{Returned, Store};
 use super::switch::{Life, Served, Switch, reached};
@@ -87,7 +87,7 @@ pub(super) struct Monitor<O, H> {
     pub history: History,
     pub version: &'static str,
     /// Of the switch process that forwards, or forwarded last.
-    pub session: Session,
+    pub tenure: Tenure,
     signals: Signals,
     pace: Pace,
     fallback: Fallback,
@@ -142,7 +142,7 @@ where
                 }
             },
         };
-        monitor.session = running.session;
+        monitor.tenure = running.tenure;
         monitor.birth.pid_file.note(running.process.id());
         let started = Instant::now();
         let end = monitor.watch(&mut running, &mut knocks).await?;
@@ -207,7 +207,7 @@ where
             let status = status(served.clone(), restarts.clone());
             tokio::spawn(keep_alive(served.work().clone(), job.watchdog, job.notify, status));
         };
-        let make = |keeper, birth, socket, door, memory, history: History, session| Self {
+        let make = |keeper, birth, socket, door, memory, history: History, tenure| Self {
             birth,
             served: {
                 restarts.store(history.restarts, Ordering::Relaxed);
@@ -222,7 +222,7 @@ where
             memory,
             history,
             version: job.version,
-            session,
+            tenure,
             signals,
             pace: Pace::new(Instant::now()),
             fallback: Fallback::default(),
@@ -239,16 +239,16 @@ where
                     None => new_memory(&store)?,
                 };
                 keeper.inherit(returned.kept(), None);
-                let session = Session::FIRST;
-                Ok((make(keeper, job.birth, socket, door, memory, History::default(), session), None))
+                let tenure = Tenure::FIRST;
+                Ok((make(keeper, job.birth, socket, door, memory, History::default(), tenure), None))
             }
             Origin::Left(estate) => {
                 let Estate { socket, door, memory, switch, history, config, caller, kept, .. } = *estate;
                 let birth = Birth { config, ..job.birth };
                 let parts = switch.ok_or_else(|| io::Error::other("there is no switch process"))?;
-                let session = parts.session;
-                keeper.inherit(kept, Some((session, Stage::Ready)));
-                let mut monitor = make(keeper, birth, socket, door, memory, history, session);
+                let tenure = parts.tenure;
+                keeper.inherit(kept, Some((tenure, Stage::Ready)));
+                let mut monitor = make(keeper, birth, socket, door, memory, history, tenure);
                 let switch = Switch::adopt(parts, &monitor.served)?;
                 monitor.told_ready = true;
                 tracing::info!(version = monitor.version, "this program has the monitor's place");
@@ -263,7 +263,7 @@ where
                 let Estate { socket, door, memory, mut history, kept, .. } = estate;
                 keeper.inherit(kept, None);
                 history.upgrades += 1;
-                let mut monitor = make(keeper, job.birth, socket, door, memory, history, Session::FIRST);
+                let mut monitor = make(keeper, job.birth, socket, door, memory, history, Tenure::FIRST);
                 let switch = upgrade::from_another(&mut monitor, talk, state).await?;
                 monitor.told_ready = true;
                 (monitor.notify)("READY=1");
@@ -281,7 +281,7 @@ where
     /// Starts a switch process; one with a `state` is to take over from another.
     pub(super) fn start(&mut self, state: Option<OwnedFd>) -> io::Result<Switch> {
         let life = Life {
-            session: self.session.next(),
+            tenure: self.tenure.next(),
             history: &self.history,
             fall_back: state.is_none() && self.fallback.word(),
         };
@@ -357,7 +357,7 @@ where
     /// After the end of a switch process that was not told to. True: the monitor was, while it waited to start another.
     async fn mourn(&mut self, switch: &Switch, text: String) -> io::Result<bool> {
         let ready = *switch.stage.borrow() >= Stage::Ready;
-        self.served.keeper().end(switch.session);
+        self.served.keeper().end(switch.tenure);
         self.history.restarts += 1;
         self.restarts.store(self.history.restarts, Ordering::Relaxed);
         if !ready {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::channel::Channel;
 use super::child::{Birth, Handed, History, document};
 use super::heartbeat::{Heartbeat, Thread};
-use super::keeper::{Keeper, Session, Stage};
+use super::keeper::{Keeper, Stage, Tenure};
 use super::message::Request;
 use super::orders::Commander;
 use super::process::Process;
@@ -34,7 +34,7 @@ pub struct Switch {
     /// The process.
     pub process: Process,
     /// Which one it is.
-    pub session: Session,
+    pub tenure: Tenure,
     /// Gives it orders.
     pub commander: Commander,
     /// How far it is.
@@ -54,7 +54,7 @@ pub struct Parts {
     /// Its process id.
     pub pid: u32,
     /// Which one it is.
-    pub session: Session,
+    pub tenure: Tenure,
     /// It asks on this.
     pub channel: OwnedFd,
     /// It is told on this.
@@ -68,7 +68,7 @@ pub struct Parts {
 /// Which process is to be started.
 pub struct Life<'a> {
     /// Which one it is.
-    pub session: Session,
+    pub tenure: Tenure,
     /// What became of those before.
     pub history: &'a History,
     /// It is to use the last-known-good state.
@@ -92,8 +92,8 @@ impl Switch {
         O: Opener + Send + 'static,
         H: NodeHost + Send + 'static,
     {
-        let Life { session, history, fall_back } = life;
-        served.keeper().begin(session);
+        let Life { tenure, history, fall_back } = life;
+        served.keeper().begin(tenure);
         let (channel, theirs) = Channel::pair()?;
         let (orders, obeyed) = Channel::pair()?;
         let heartbeat = Heartbeat::create()?;
@@ -112,7 +112,7 @@ impl Switch {
         let process = birth.start(handed, history)?;
         let parts = Parts {
             pid: process.id(),
-            session,
+            tenure,
             channel: channel.into(),
             orders: orders.into(),
             heartbeat: heartbeat.as_fd().try_clone_to_owned()?,
@@ -138,16 +138,16 @@ impl Switch {
         O: Opener + Send + 'static,
         H: NodeHost + Send + 'static,
     {
-        let Parts { session, channel, orders, heartbeat, outbox, .. } = parts;
+        let Parts { tenure, channel, orders, heartbeat, outbox, .. } = parts;
         let channel = UnixStream::from(channel);
         let (commander, heartbeat) = (Commander::new(orders.into()), Heartbeat::from_fd(heartbeat));
-        let (tell, stage) = watch::channel(served.keeper().stage(session));
+        let (tell, stage) = watch::channel(served.keeper().stage(tenure));
         let (served, asked) = (served.clone(), Channel::new(channel.try_clone()?));
         let thread = std::thread::Builder::new().name("swd-keeper".into());
-        let answering = thread.spawn(move || served.answer(session, asked, &tell))?;
+        let answering = thread.spawn(move || served.answer(tenure, asked, &tell))?;
         let seen = [(0, Instant::now()); Thread::ALL.len()];
         let answering = Some(answering);
-        Ok(Self { process, session, commander, stage, outbox, heartbeat, channel, answering, seen })
+        Ok(Self { process, tenure, commander, stage, outbox, heartbeat, channel, answering, seen })
     }
 
     /// What [`Switch::adopt`] takes.
@@ -157,7 +157,7 @@ impl Switch {
     pub fn parts(&self) -> io::Result<Parts> {
         Ok(Parts {
             pid: self.process.id(),
-            session: self.session,
+            tenure: self.tenure,
             channel: self.channel.as_fd().try_clone_to_owned()?,
             orders: self.commander.descriptor()?,
             heartbeat: self.heartbeat.as_fd().try_clone_to_owned()?,
@@ -249,7 +249,7 @@ impl<O: Opener, H: NodeHost> Served<O, H> {
     }
 
     /// Answers until the other end is closed.
-    fn answer(&self, session: Session, mut channel: Channel, tell: &watch::Sender<Stage>) {
+    fn answer(&self, tenure: Tenure, mut channel: Channel, tell: &watch::Sender<Stage>) {
         if let Err(e) = channel.limit(MESSAGE) {
             return tracing::error!("the connection to the switch process: {e}");
         }
@@ -271,10 +271,10 @@ impl<O: Opener, H: NodeHost> Served<O, H> {
                 Err(e) => return tracing::error!("a message of the switch process: {e}"),
             };
             self.work.begins();
-            let (reply, fd) = keeper.answer(session, request);
+            let (reply, fd) = keeper.answer(tenure, request);
             self.work.ends();
             let sent = channel.send(&reply, fd.as_ref().map(OwnedFd::as_fd));
-            let stage = keeper.stage(session);
+            let stage = keeper.stage(tenure);
             drop(keeper);
             tell.send_if_modified(|told| std::mem::replace(told, stage) != stage);
             if let Err(e) = sent {

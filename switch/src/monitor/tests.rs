@@ -8,14 +8,14 @@ use packet::MacAddr;
 
 use super::channel::Channel;
 use super::client::Client;
-use super::keeper::{Keeper, Session, Stage};
+use super::keeper::{Keeper, Stage, Tenure};
 use super::message::{Reply, Request};
 use crate::control::refusal;
 use crate::control::testing::FakeOpener;
 use crate::io::{DeviceName, NetnsRef, OpenError, Opener, PortHealth, PortSpec};
 use crate::node::{MemoryHost, NodeError, NodeHost, NodePlan};
 
-const SESSION: Session = Session::FIRST;
+const TENURE: Tenure = Tenure::FIRST;
 
 type Fake = Keeper<FakeOpener, MemoryHost>;
 
@@ -36,12 +36,12 @@ pub(super) fn spec(name: &str) -> PortSpec {
 
 /// A switch process's connection; the keeper comes back when it is closed.
 fn connect(mut keeper: Fake) -> (Client, JoinHandle<Fake>) {
-    keeper.begin(SESSION);
+    keeper.begin(TENURE);
     let (ours, theirs) = Channel::pair().unwrap();
     let serving = std::thread::spawn(move || {
         let mut channel = Channel::new(ours);
         while let Ok((request, _)) = channel.recv::<Request>() {
-            let (reply, fd) = keeper.answer(SESSION, request);
+            let (reply, fd) = keeper.answer(TENURE, request);
             channel.send(&reply, fd.as_ref().map(std::os::fd::AsFd::as_fd)).unwrap();
         }
         keeper
@@ -68,7 +68,7 @@ fn a_new_switch_process_is_given_the_ports_of_the_one_before() {
     client.ready().unwrap();
     drop(client);
     let keeper = serving.join().unwrap();
-    assert_eq!((keeper.ports(), keeper.stage(SESSION)), (2, Stage::Ready));
+    assert_eq!((keeper.ports(), keeper.stage(TENURE)), (2, Stage::Ready));
     assert_eq!(calls(&opener), ["open a", "open b"]);
 
     let (mut client, serving) = connect(keeper);
@@ -237,14 +237,14 @@ fn the_node_is_set_up_by_the_monitor() {
 fn another_protocol_is_refused() {
     let (_, _, mut keeper) = fake();
     assert!(
-        matches!(keeper.answer(SESSION, Request::Hello(0)).0, Reply::Refused(r) if r.text.contains("protocol"))
+        matches!(keeper.answer(TENURE, Request::Hello(0)).0, Reply::Refused(r) if r.text.contains("protocol"))
     );
 }
 
 #[test]
 fn two_switch_processes_may_have_the_same_ports() {
     let (opener, _, mut keeper) = fake();
-    let (old, new) = (SESSION, SESSION.next());
+    let (old, new) = (TENURE, TENURE.next());
     let open = |spec: PortSpec| Request::OpenPort(Box::new(spec));
     keeper.begin(old);
     assert!(matches!(keeper.answer(old, open(spec("a"))), (Reply::Port(_), Some(_))));

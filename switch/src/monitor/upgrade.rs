@@ -70,18 +70,18 @@ where
         Outcome::Over(new, pause) => (new, pause),
         Outcome::Stays(failure) => {
             (monitor.birth, monitor.history.upgrades) = (before, monitor.history.upgrades - 1);
-            monitor.served.keeper().end_successor(old.session);
+            monitor.served.keeper().end_successor(old.tenure);
             return Ok(stays(&caller, &failure));
         }
         Outcome::Lost(status) => {
             (monitor.birth, monitor.history.upgrades) = (before, monitor.history.upgrades - 1);
-            monitor.served.keeper().end(old.session.next());
+            monitor.served.keeper().end(old.tenure.next());
             caller
                 .failed("the old switch process ended meanwhile, and another one of its version is started");
             return Ok(After::Ended(status));
         }
     };
-    monitor.served.keeper().end(old.session);
+    monitor.served.keeper().end(old.tenure);
     let paused = format!("from={version} to={new_version} paused_us={}", pause.as_micros());
     tracing::info!(paused_us = pause.as_micros() as u64, from = version, to = new_version, "upgraded");
     tell(Step::Succeed);
