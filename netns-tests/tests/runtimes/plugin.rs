@@ -254,9 +254,10 @@ pub fn checks() -> Result<()> {
     unknown.verb("CHECK")?.expect(3, "CHECK of one that was never added")?;
 
     let mut moved = old.clone();
-    moved["ips"][0]["address"] = "10.1.1.200/24".into();
+    // The gateway's is the one address that the pod cannot have been given.
+    moved["ips"][0]["address"] = "10.1.1.1/24".into();
     let wrong = call.clone().previous(&moved).verb("CHECK")?.expect(101, "another address")?;
-    ensure!(wrong.to_string().contains("10.1.1.200"), "{wrong}");
+    ensure!(wrong.to_string().contains("10.1.1.1/24"), "{wrong}");
     let checked = call.clone().previous(&old);
     meddle(&checked, "link set eth0 down", "down")?;
     machine.cmd("ip").args(["-n", "pod", "link", "set", "eth0", "up"]).run()?;
