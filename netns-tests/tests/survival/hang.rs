@@ -7,7 +7,7 @@ use crate::process::{
     Held, device, healthy, next_process, read_log, resets, runs, send, setting, switch_process,
 };
 use crate::stream::Stream;
-use crate::talk::Talk;
+use crate::talk::{Talk, all_move};
 use lab::conserve::check;
 use lab::probe::ping;
 use lab::{Result, ensure, wait};
@@ -35,7 +35,7 @@ pub fn stopped_and_spinning() -> Result<()> {
     let mut silences = Vec::new();
     for hang in 0..hangs {
         stream.moves(100, BOUND)?;
-        talks.iter().try_for_each(|talk| talk.moves(3, BOUND))?;
+        all_move(&talks, 3, BOUND)?;
         let node = &nodes[hang as usize % nodes.len()];
         let (monitor, pid) = (node.swd_pid()?, switch_process(node)?);
         let stopped = Instant::now();
@@ -43,7 +43,7 @@ pub fn stopped_and_spinning() -> Result<()> {
         let other = next_process(node, pid)?;
         ensure!(other != monitor && node.swd_pid()? == monitor, "the monitor is not the one it was");
         stream.moves(100, BOUND)?;
-        talks.iter().try_for_each(|talk| talk.moves(3, BOUND))?;
+        all_move(&talks, 3, BOUND)?;
         wait::until("the one that hung is gone", BOUND, || (!runs(pid)).then_some(()))?;
         let silence = stream.so_far()?.longest(stopped, Instant::now());
         ensure!(silence < BOUND, "{silence:?} without a datagram");

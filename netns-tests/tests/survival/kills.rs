@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Host, Mode, Setup, World, note};
 use crate::process::{Held, device, healthy, kill_switch, read_log, resets, setting};
 use crate::stream::{Heard, Stream};
-use crate::talk::{Talk, Told};
+use crate::talk::{Talk, Told, all_move};
 use crate::writer::{Kills, Tally, Writer, sum, write};
 use lab::conserve::check;
 use lab::impair::Rng;
@@ -68,7 +68,7 @@ impl Traffic {
 
     pub fn moves(&self) -> Result<()> {
         self.streams.iter().try_for_each(|stream| stream.moves(500, RESUMED))?;
-        self.talks.iter().try_for_each(|talk| talk.moves(3, RESUMED))
+        all_move(&self.talks, 3, RESUMED)
     }
 
     pub fn finish(self) -> Result<(Vec<Told>, Vec<Heard>)> {

@@ -2,7 +2,7 @@
 //! connections, their devices, the configuration, what was learned and what was counted are still there. When the monitor
 //! dies too, they keep all but the last two, and their devices are without carrier for a while.
 //!
-//! `LAB_KILLS`, `LAB_MONITOR_KILLS`, `LAB_HANGS`, `LAB_FLOWS`, `LAB_RATE` (datagrams per second and direction) and `LAB_SEED` make the runs
+//! `LAB_KILLS`, `LAB_MONITOR_KILLS`, `LAB_HANGS`, `LAB_STARTS`, `LAB_FLOWS`, `LAB_RATE` (datagrams per second and direction) and `LAB_SEED` make the runs
 //! longer, heavier or different; long ones need `LAB_TEST_TIMEOUT`. A thousand kills under load:
 //! `LAB_KILLS=1000 LAB_FLOWS=100 LAB_RATE=10000 LAB_TEST_TIMEOUT=1800 cargo test -p netns-tests --test survival --
 //! --test-threads 1 killed_again_and_again`
@@ -14,6 +14,7 @@ mod config;
 mod crash_loop;
 mod deletion;
 mod end;
+mod flood;
 mod hang;
 mod kills;
 mod last_good;
@@ -42,6 +43,7 @@ fn main() -> std::process::ExitCode {
         ("another_monitor_takes_over", upgrade::another_monitor_takes_over),
         ("an_edited_configuration_waits_for_a_restart", config::an_edited_configuration_waits_for_a_restart),
         ("stopped_and_spinning", hang::stopped_and_spinning),
+        ("nothing_passes_before_the_tables", flood::nothing_passes_before_the_tables),
         ("what_was_learned_comes_back", learned::what_was_learned_comes_back),
         ("a_crash_loop_is_held_to_its_pace", crash_loop::a_crash_loop_is_held_to_its_pace),
         ("a_state_that_does_not_hold", last_good::a_state_that_does_not_hold),

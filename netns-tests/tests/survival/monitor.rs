@@ -28,7 +28,7 @@ const BOUND: Duration = Duration::from_secs(10);
 
 /// Kills the monitor, and starts the daemon as soon as it is gone, as a service manager does. Its switch process may be
 /// there yet.
-fn kill_monitor(node: &Node) -> Result<()> {
+pub fn kill_monitor(node: &Node) -> Result<()> {
     send(node.swd_pid()?, Signal::KILL)?;
     node.restart()
 }

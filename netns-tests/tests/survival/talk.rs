@@ -58,8 +58,11 @@ impl Talk {
 
     /// Waits until so many more questions have been answered.
     pub fn moves(&self, more: u64, limit: Duration) -> Result<()> {
-        let goal = self.answered.load(Relaxed) + more;
-        wait::until(&format!("{}: {more} more answers", self.what), limit, || {
+        self.reaches(self.answered.load(Relaxed) + more, limit)
+    }
+
+    fn reaches(&self, goal: u64, limit: Duration) -> Result<()> {
+        wait::until(&format!("{}: {goal} answers", self.what), limit, || {
             (self.answered.load(Relaxed) >= goal || self.asker.is_finished()).then_some(())
         })?;
         ensure!(self.answered.load(Relaxed) >= goal, "{}: it has ended", self.what);
@@ -74,6 +77,12 @@ impl Talk {
         self.answerer.join().unwrap_or_else(|_| Err(Error::failed("panicked"))).context(&self.what)?;
         told
     }
+}
+
+/// Waits until so many more questions have been answered on each connection, counted on all of them from now.
+pub fn all_move(talks: &[Talk], more: u64, limit: Duration) -> Result<()> {
+    let goals: Vec<u64> = talks.iter().map(|talk| talk.answered.load(Relaxed) + more).collect();
+    talks.iter().zip(goals).try_for_each(|(talk, goal)| talk.reaches(goal, limit))
 }
 
 fn ask(

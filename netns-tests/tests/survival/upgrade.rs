@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Mode, Setup, World, note};
 use crate::process::{Held, SOON, device, healthy, read_log, resets, runs, send, setting, switch_process};
 use crate::stream::{Heard, Stream};
-use crate::talk::Talk;
+use crate::talk::{Talk, all_move};
 use crate::writer::{Kills, Writer, sum, write};
 use lab::conserve::check;
 use lab::impair::Rng;
@@ -55,7 +55,7 @@ impl Traffic {
 
     fn moves(&self) -> Result<()> {
         self.streams.iter().try_for_each(|stream| stream.moves(200, RESUMED))?;
-        self.talks.iter().try_for_each(|talk| talk.moves(2, RESUMED))
+        all_move(&self.talks, 2, RESUMED)
     }
 
     /// Ends; nothing may be missing but what was lost with `crashes` of a process that forwarded.
