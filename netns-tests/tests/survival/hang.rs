@@ -1,4 +1,5 @@
-//! A switch process that is there and does nothing: the monitor notices, and puts another in its place.
+//! A switch process that is there and does nothing, or of which one thread does nothing any more: the monitor notices, and
+//! puts another in its place.
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +7,38 @@ use crate::common::{Mode, Setup, World, note};
 use crate::process::{
     Held, device, healthy, next_process, read_log, resets, runs, send, setting, switch_process,
 };
+use crate::spin::spin;
 use crate::stream::Stream;
 use crate::talk::{Talk, all_move};
 use lab::conserve::check;
 use lab::probe::ping;
-use lab::{Result, ensure, wait};
+use lab::{Context, Result, ensure, wait};
 use rustix::process::Signal;
 
 /// No hang may last longer. Not a claim about speed.
 const BOUND: Duration = Duration::from_secs(10);
 /// Between two questions on a connection.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// How a process comes to hang.
+#[derive(Clone, Copy, Debug)]
+enum Hang {
+    /// All of it is stopped.
+    Stopped,
+    /// One thread is in an endless loop, the others go on.
+    Spinning(&'static str),
+}
+
+impl Hang {
+    const ALL: [Self; 2] = [Self::Stopped, Self::Spinning("swd-worker-0")];
+
+    fn begin(self, pid: u32) -> Result<()> {
+        match self {
+            Self::Stopped => send(pid, Signal::STOP),
+            Self::Spinning(thread) => spin(pid, thread),
+        }
+    }
+}
 
 pub fn stopped_and_spinning() -> Result<()> {
     let hangs = setting("LAB_HANGS", 2);
@@ -32,15 +54,16 @@ pub fn stopped_and_spinning() -> Result<()> {
         Talk::start(beside.ns(), far.ns(), far.ip(false), PAUSE, 3)?,
     ];
     let stream = Stream::start(near.ns(), far.ns(), far.ip(false), 1000)?;
-    let mut silences = Vec::new();
+    let (mut silences, mut over) = (Vec::new(), Vec::new());
     for hang in 0..hangs {
         stream.moves(100, BOUND)?;
         all_move(&talks, 3, BOUND)?;
-        let node = &nodes[hang as usize % nodes.len()];
+        let (node, way) = (&nodes[hang as usize % nodes.len()], Hang::ALL[hang as usize % Hang::ALL.len()]);
         let (monitor, pid) = (node.swd_pid()?, switch_process(node)?);
         let stopped = Instant::now();
-        send(pid, Signal::STOP)?;
-        let other = next_process(node, pid)?;
+        way.begin(pid)?;
+        let other = next_process(node, pid).context(format!("hang {hang}, {way:?}"))?;
+        over.push(stopped.elapsed());
         ensure!(other != monitor && node.swd_pid()? == monitor, "the monitor is not the one it was");
         stream.moves(100, BOUND)?;
         all_move(&talks, 3, BOUND)?;
@@ -66,11 +89,47 @@ pub fn stopped_and_spinning() -> Result<()> {
     ensure!(ends == hangs, "{hangs} hangs, and the logs have {ends} ends");
     silences.sort();
     note(format!(
-        "hang: {hangs} times stopped; silence p50 {:.2?}, max {:.2?}; {} of {} datagrams lost; no connection broken",
+        "hang: {hangs} times stopped or in an endless loop; another process after {:.2?} at most; silence p50 {:.2?}, \
+         max {:.2?}; {} of {} datagrams lost; no connection broken",
+        over.iter().max().copied().unwrap_or_default(),
         silences.get(silences.len() / 2).copied().unwrap_or_default(),
         silences.last().copied().unwrap_or_default(),
         heard.lost(),
         heard.sent,
     ));
     check(nodes, &[])
+}
+
+/// The thread that talks to clients has more patience of the monitor, because it waits for disks. Frames do not notice, and
+/// a command that was given meanwhile is answered.
+pub fn a_control_thread_that_spins() -> Result<()> {
+    let world = World::build(&Setup::new("ctlspin", Mode::Bridged))?;
+    let (near, far, a) = (&world.near, &world.far, world.a()?);
+    ping(near.ns(), far.ip(false))?;
+    let before = device(near.ns())?;
+    let stream = Stream::start(near.ns(), far.ns(), far.ip(false), 1000)?;
+    stream.moves(100, BOUND)?;
+    let pid = switch_process(a)?;
+    let begun = Instant::now();
+    spin(pid, "swd-switch")?;
+    // Answered by whoever comes after; until then the command waits.
+    let status = a.swctl_output(&["--timeout", "40", "status"])?;
+    let answered = begun.elapsed();
+    ensure!(status.code == 0, "exit code {}: {}{}", status.code, status.stdout, status.stderr);
+    let other = next_process(a, pid)?;
+    stream.moves(100, BOUND)?;
+    let silence = stream.so_far()?.longest(begun, Instant::now());
+    // That of any other death of a process, however long the thread has spun.
+    ensure!(silence < Duration::from_secs(1), "{silence:?} without a datagram");
+    ensure!(device(near.ns())? == before, "the device of near was made anew");
+    healthy(a)?;
+    ensure!(switch_process(a)? == other && read_log(a)? == 1, "not one switch process has ended");
+    let heard = stream.finish()?;
+    note(format!(
+        "hang: the control thread in an endless loop; a command answered after {answered:.2?}; silence {silence:.2?}; \
+         {} of {} datagrams lost",
+        heard.lost(),
+        heard.sent,
+    ));
+    check(world.lab.nodes(), &[])
 }

@@ -22,6 +22,7 @@ mod learned;
 mod monitor;
 mod process;
 mod soak;
+mod spin;
 mod stream;
 mod talk;
 mod upgrade;
@@ -43,6 +44,7 @@ fn main() -> std::process::ExitCode {
         ("another_monitor_takes_over", upgrade::another_monitor_takes_over),
         ("an_edited_configuration_waits_for_a_restart", config::an_edited_configuration_waits_for_a_restart),
         ("stopped_and_spinning", hang::stopped_and_spinning),
+        ("a_control_thread_that_spins", hang::a_control_thread_that_spins),
         ("nothing_passes_before_the_tables", flood::nothing_passes_before_the_tables),
         ("what_was_learned_comes_back", learned::what_was_learned_comes_back),
         ("a_crash_loop_is_held_to_its_pace", crash_loop::a_crash_loop_is_held_to_its_pace),
