@@ -82,6 +82,10 @@ pub struct History {
     pub last_end: Option<String>,
 }
 
+/// How much sooner a switch process is ended than its monitor, in thousandths of the memory there is (proc(5),
+/// `oom_score_adj`).
+const SOONER: i32 = 200;
+
 /// Starts switch processes.
 #[derive(Debug, Clone)]
 pub struct Birth {
@@ -131,7 +135,21 @@ impl Birth {
             mappings.push(mapping(state, STATE));
         }
         command.fd_mappings(mappings).map_err(|e| io::Error::other(e.to_string()))?;
-        Process::spawn(&mut command)
+        let process = Process::spawn(&mut command)?;
+        ends_first(process.id());
+        Ok(process)
+    }
+}
+
+/// Where memory runs out, the kernel ends a switch process before its monitor: one that dies is replaced within
+/// milliseconds and costs no device, and the monitor holds what it is replaced with. Without `/proc` the kernel decides
+/// by size alone, which is mostly the same.
+fn ends_first(pid: u32) {
+    let own =
+        std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|s| s.trim().parse::<i32>().ok());
+    if let Some(own) = own {
+        let raised = own.saturating_add(SOONER).min(1000);
+        let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), raised.to_string());
     }
 }
 
