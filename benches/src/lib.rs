@@ -154,12 +154,27 @@ pub enum Kind {
     Decap,
     /// Spoofed source address: dropped by the guard.
     Drop,
+    /// As `LocalHit`, a batch of one flow.
+    LocalRun,
+    /// As `Routed`, a batch of one flow.
+    RoutedRun,
+    /// As `Decap`, a batch of one flow.
+    DecapRun,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::LocalHit, Self::RemoteHit, Self::Flood, Self::Routed, Self::Decap, Self::Drop];
+    pub const ALL: [Self; 9] = [
+        Self::LocalHit,
+        Self::RemoteHit,
+        Self::Flood,
+        Self::Routed,
+        Self::Decap,
+        Self::Drop,
+        Self::LocalRun,
+        Self::RoutedRun,
+        Self::DecapRun,
+    ];
 
     /// Name in reports.
     #[must_use]
@@ -171,6 +186,9 @@ impl Kind {
             Self::Routed => "l3",
             Self::Decap => "decap",
             Self::Drop => "drop",
+            Self::LocalRun => "l2-run",
+            Self::RoutedRun => "l3-run",
+            Self::DecapRun => "decap-run",
         }
     }
 }
@@ -213,6 +231,10 @@ impl World {
                 let ips = (ip(Ipv4Addr::new(8, 8, 8, 8)), ip(port_ip(to)));
                 (udp((port_mac(from), port_mac(to)), ips), port)
             }
+            // Batches have 64 frames.
+            Kind::LocalRun => self.frame(Kind::LocalHit, n / 64, fdb, routes),
+            Kind::RoutedRun => self.frame(Kind::Routed, n / 64, fdb, routes),
+            Kind::DecapRun => self.frame(Kind::Decap, n / 64, fdb, routes),
         }
     }
 

@@ -20,6 +20,7 @@
 //! node      to the node's own port
 //! resolve   next hop's MAC, solicitation, queue         (table: neighbour)
 //! egress    may it go there, does it fit; post
+//! repeat    behind it the same again: as before
 //! ```
 
 mod announce;
@@ -43,6 +44,7 @@ mod node;
 mod parse;
 mod prefetch;
 mod recall;
+mod repeat;
 mod reply;
 mod resolve;
 mod route;
@@ -153,21 +155,32 @@ impl Datapath {
         rec: &mut R,
     ) {
         let before = out.copies;
+        // What was decided for the frame before, if this one repeats it.
+        let mut decided: Option<repeat::Decision> = None;
         for number in 0..batch.frames.len() {
             if let Some(soon) = batch.frames.get(number + BYTES_AHEAD)
                 && let Some(first) = batch.peek::<1>(soon)
             {
                 prefetch::line(first);
             }
-            if let Some(next) = batch.frames.get(number + INDEX_AHEAD)
+            if decided.is_none()
+                && let Some(next) = batch.frames.get(number + INDEX_AHEAD)
                 && let Some(start) = batch.peek(next)
             {
                 self.prefetch_index(tables, next, start);
             }
+            let repeated = R::OFF && repeat::is_repeated(batch, number);
             let (meta, bytes) = batch.frame_mut(number);
             let name = FrameRef::Received(number as u16);
+            if let Some(decision) = decided
+                && decision.carry_out(tables, meta, bytes, name, out, &mut self.counters).is_some()
+            {
+                decided = decided.filter(|_| repeated);
+                continue;
+            }
             let length = bytes.len() as u64;
             let mut segments = 1;
+            let (copies, refused) = (out.copies, self.counters.refused);
             let (origin, verdict) = self.one(tables, now_ms, meta, &mut segments, bytes, name, out, rec);
             let counters = match origin {
                 Some(origin) => self.counters.of(origin),
@@ -176,6 +189,12 @@ impl Datapath {
             counters.receive(length, segments);
             counters.verdict(verdict);
             rec.verdict(verdict);
+            // A frame that made others, or that could not be learned, does so each time.
+            decided = if repeated && out.copies == copies + 1 && self.counters.refused == refused {
+                repeat::decided(tables, batch, number, out, (origin, verdict))
+            } else {
+                None
+            };
         }
         self.counters.posted += out.copies - before;
     }

@@ -135,14 +135,20 @@ pub fn readdress(cur: &mut Current<'_>, dst: MacAddr, src: MacAddr) {
 #[inline]
 pub fn rewrite(cur: &mut Current<'_>, dst: MacAddr, src: MacAddr) {
     readdress(cur, dst, src);
-    match cur.meta.headers.net {
+    count_hop(cur.bytes, cur.meta.headers.net);
+}
+
+/// One hop less.
+#[inline]
+pub fn count_hop(frame: &mut [u8], net: Net) {
+    match net {
         Net::V4 => {
-            let ttl = cur.bytes[Headers::L3 + 8];
-            set_ttl(cur.bytes, ttl.saturating_sub(1));
+            let ttl = frame[Headers::L3 + 8];
+            set_ttl(frame, ttl.saturating_sub(1));
         }
         Net::V6 => {
             let at = Headers::L3 + 7;
-            cur.bytes[at] = cur.bytes[at].saturating_sub(1);
+            frame[at] = frame[at].saturating_sub(1);
         }
         Net::Arp | Net::Other => {}
     }

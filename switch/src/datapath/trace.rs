@@ -102,6 +102,8 @@ pub enum Step {
 
 /// Receives steps.
 pub trait Recorder {
+    /// Does it keep nothing? Then no frame has to be led past every stage for its sake.
+    const OFF: bool = false;
     /// Called in the order things happen. The closure is not run when recording is off.
     fn step(&mut self, step: impl FnOnce() -> Step);
     /// Called once per frame.
@@ -112,6 +114,8 @@ pub trait Recorder {
 pub struct Off;
 
 impl Recorder for Off {
+    const OFF: bool = true;
+
     #[inline(always)]
     fn step(&mut self, _: impl FnOnce() -> Step) {}
     #[inline(always)]

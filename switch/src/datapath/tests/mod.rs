@@ -22,5 +22,6 @@ mod parse;
 mod random;
 mod reasons;
 mod recall;
+mod repeat;
 mod resolve;
 mod route;

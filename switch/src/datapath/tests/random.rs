@@ -69,7 +69,7 @@ fn any_port() -> impl Strategy<Value = u16> {
 }
 
 /// A well-formed frame of a kind that some stage cares about, with its offload description.
-fn any_frame() -> impl Strategy<Value = (Vec<u8>, VnetHdr)> {
+pub fn any_frame() -> impl Strategy<Value = (Vec<u8>, VnetHdr)> {
     let macs = || (any_mac(), any_mac());
     let v4s = || prop::sample::select(V4.to_vec()).prop_map(v4);
     let v6s = || prop::sample::select(V6.to_vec()).prop_map(v6);
@@ -95,13 +95,13 @@ fn any_frame() -> impl Strategy<Value = (Vec<u8>, VnetHdr)> {
 }
 
 #[derive(Debug, Clone)]
-enum Damage {
+pub enum Damage {
     Flip(usize, u8),
     Cut(usize),
     Grow(usize),
 }
 
-fn any_damage() -> impl Strategy<Value = Vec<Damage>> {
+pub fn any_damage() -> impl Strategy<Value = Vec<Damage>> {
     let one = prop_oneof![
         6 => (0usize..110, any::<u8>()).prop_map(|(at, by)| Damage::Flip(at, by)),
         1 => (0usize..120).prop_map(Damage::Cut),
@@ -110,7 +110,7 @@ fn any_damage() -> impl Strategy<Value = Vec<Damage>> {
     prop_oneof![2 => Just(Vec::new()), 1 => proptest::collection::vec(one, 1..4)]
 }
 
-fn damaged(mut frame: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
+pub fn damaged(mut frame: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
     for d in damage {
         match *d {
             Damage::Flip(at, by) => {
@@ -125,7 +125,7 @@ fn damaged(mut frame: Vec<u8>, damage: &[Damage]) -> Vec<u8> {
     frame
 }
 
-fn any_ingress() -> impl Strategy<Value = (Ingress, u32)> {
+pub fn any_ingress() -> impl Strategy<Value = (Ingress, u32)> {
     prop_oneof![
         6 => (0u32..8).prop_map(|n| (Ingress::Port(PortId(n)), 0)),
         3 => (0u32..3, any::<u8>(), 1u32..4).prop_map(|(n, tos, vni)| (underlay(crate::datapath::PeerId(n), tos), vni)),
