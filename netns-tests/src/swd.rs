@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -77,7 +77,27 @@ pub fn runs(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z') || threads() > 1)
 }
 
+/// What the threads of a process have spent of a processor so far.
+fn spent(pid: u32) -> Result<Duration> {
+    let dir = format!("/proc/{pid}/task");
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir(&dir).context(&dir)? {
+        // One that has ended meanwhile has spent nothing since.
+        let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
 impl Node {
+    /// Waits for a while, and says how much of a processor the daemon took of it, in percent.
+    pub fn busy(&self, time: Duration) -> Result<f64> {
+        let all = || self.swd_pids()?.into_iter().map(spent).sum::<Result<Duration>>();
+        let (begun, before) = (Instant::now(), all()?);
+        std::thread::sleep(time);
+        Ok((all()?.saturating_sub(before)).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0)
+    }
+
     /// Path of the daemon's control socket.
     pub fn socket(&self) -> PathBuf {
         self.dir().join("swd.sock")

@@ -8,7 +8,7 @@
 //!
 //! Multi-byte fields are in network byte order on the wire and in host order in our types, except for
 //! [`VnetHdr`], which the kernel keeps in host order in memory.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod checksum;
 pub mod flow;

@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use switch::datapath::{
-    Batch, Config, CounterTable, Datapath, DropReason, Egress, FrameRef, Guard, Ingress, NetId, Network,
+    Batch, Config, CounterTable, Datapath, DropReason, Egress, FrameRef, Guard, Ingress, NetId, Network, Off,
     Origin, Port, Postbox, Posted, Recording, Tables, Verdict,
 };
 use tunnel::offload::{Caps, GroFrame, Merger, Output};
@@ -39,6 +39,9 @@ struct Bench {
     tables: [Arc<Tables>; 2],
     batch: Batch,
     out: Postbox,
+    /// Frames of the batch repeat others.
+    repeats: bool,
+    twin: (Batch, Postbox),
     merger: Merger,
     sender: Sender,
     tx: CheckedTx,
@@ -58,6 +61,8 @@ impl Bench {
             tables: tables::both(),
             batch: Batch::new(BUFFERS),
             out: Postbox::default(),
+            repeats: false,
+            twin: (Batch::new(BUFFERS), Postbox::default()),
             merger: Merger::new(),
             sender: Sender::new(),
             tx: CheckedTx::new(),
@@ -76,6 +81,8 @@ enum Op<'a> {
     Time(u64),
     Process,
     Swap,
+    /// The frame before once more, with one byte changed.
+    Again(usize, u8),
 }
 
 impl<'a> Op<'a> {
@@ -110,9 +117,29 @@ impl<'a> Op<'a> {
             }
             0xe0..=0xef => Self::Time(STEPS[usize::from(op & 7)]),
             0xf0..=0xf7 => Self::Process,
-            0xf8.. => Self::Swap,
+            0xf8..=0xfe => Self::Swap,
+            0xff => Self::Again(usize::from(input.byte()), input.byte()),
         })
     }
+}
+
+/// All copies by egress, and the counters.
+type Gone = (Vec<(Egress, u32, Vec<u8>, VnetHdr)>, String);
+
+fn gone(batch: &Batch, out: &Postbox, datapath: &Datapath) -> Gone {
+    let copies = out.touched().iter().flat_map(|&to| out.list(to).iter().map(move |copy| (to, copy)));
+    let bytes = |copy: &Posted| match copy.frame {
+        FrameRef::Received(n) => {
+            let frame = &batch.frames[usize::from(n)];
+            (batch.bytes(frame).to_vec(), frame.vnet)
+        }
+        FrameRef::Generated(n) => (out.generated.get(n).bytes.clone(), out.generated.get(n).vnet),
+    };
+    let copies = copies.map(|(to, copy)| {
+        let (bytes, vnet) = bytes(copy);
+        (to, copy.vni, bytes, vnet)
+    });
+    (copies.collect(), format!("{:?}", datapath.counters))
 }
 
 pub fn run(data: &[u8]) -> u64 {
@@ -136,6 +163,17 @@ impl Bench {
                         self.process(which, &mut signature);
                     }
                     assert!(self.batch.push_copy(frame, vnet, ingress));
+                }
+                Op::Again(at, change) => {
+                    if self.batch.is_full() {
+                        self.process(which, &mut signature);
+                    }
+                    if let Some(&last) = self.batch.frames.last() {
+                        let mut bytes = self.batch.bytes(&last).to_vec();
+                        bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= change);
+                        assert!(self.batch.push_copy(&bytes, last.vnet, last.ingress));
+                        self.repeats = true;
+                    }
                 }
                 Op::BadVnet => signature |= 1,
                 Op::Process => self.process(which, &mut signature),
@@ -193,10 +231,18 @@ impl Bench {
             return;
         }
         let tables = self.tables[which].clone();
+        let short = std::mem::take(&mut self.repeats).then(|| self.unrecorded(&tables));
         let mut recording = Recording::default();
         let posted = self.datapath.counters.posted;
         self.datapath.process(&tables, self.now, &mut self.batch, &mut self.out, &mut recording);
         assert_eq!(recording.verdicts.len(), self.batch.frames.len(), "one verdict per frame");
+        if let Some(short) = short {
+            assert_eq!(
+                short,
+                gone(&self.batch, &self.out, &self.datapath),
+                "repeated frames went another way"
+            );
+        }
         let mut copies = vec![Vec::new(); self.batch.frames.len()];
         let mut total = 0;
         for &egress in self.out.touched() {
@@ -234,6 +280,19 @@ impl Bench {
         self.out.clear();
         self.batch.clear();
         self.state(which);
+    }
+
+    /// What becomes of the batch when nobody listens: then frames that repeat others take a shorter way.
+    fn unrecorded(&mut self, tables: &Tables) -> Gone {
+        let (batch, out) = &mut self.twin;
+        batch.clear();
+        out.clear();
+        for frame in &self.batch.frames {
+            assert!(batch.push_copy(self.batch.bytes(frame), frame.vnet, frame.ingress));
+        }
+        let mut datapath = self.datapath.clone();
+        datapath.process(tables, self.now, batch, out, &mut Off);
+        gone(batch, out, &datapath)
     }
 
     /// One posted copy: in its network, and if we made it, with right checksums.

@@ -7,7 +7,7 @@ use crate::common::{note, run};
 use crate::node::{Scarce, heals, nothing_lost, refused};
 use crate::process::{SOON, kill_switch};
 use lab::conserve::check;
-use lab::{Context, Error, Node, Result, ensure, wait};
+use lab::{Context, Node, Result, ensure, wait};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// Descriptors that each process may have.
@@ -24,25 +24,6 @@ fn bound(pid: u32, resource: Resource, most: u64) -> Result<()> {
     let limit = Rlimit { current: Some(most), maximum: Some(most) };
     prlimit(Some(process), resource, limit).context("prlimit")?;
     Ok(())
-}
-
-/// What a process has spent of a processor, in ticks of 10 ms.
-fn ticks(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let text = std::fs::read_to_string(&path).context(&path)?;
-    // The name in parentheses may have anything in it; times are the 14th and 15th fields.
-    let fields: Vec<&str> = text.rsplit_once(") ").ok_or("no stat")?.1.split_whitespace().collect();
-    fields.iter().skip(11).take(2).try_fold(0, |sum, f| {
-        f.parse::<u64>().map(|n| sum + n).map_err(|e| Error::failed(format!("{path}: {e}")))
-    })
-}
-
-/// Both processes together, in percent of a processor, for a while.
-fn busy(node: &Node) -> Result<f64> {
-    let spent = || node.swd_pids()?.into_iter().map(ticks).sum::<Result<u64>>();
-    let (begun, before) = (Instant::now(), spent()?);
-    std::thread::sleep(LOOK);
-    Ok((spent()? - before) as f64 / begun.elapsed().as_secs_f64())
 }
 
 pub fn no_descriptors() -> Result<()> {
@@ -69,12 +50,12 @@ pub fn no_descriptors() -> Result<()> {
     run(a, "port del c0")?;
     run(a, &add(0))?;
 
-    let quiet = busy(a)?;
+    let quiet = a.busy(LOOK)?;
     let idle: Vec<_> = (0..IDLE).map(|_| UnixStream::connect(a.socket())).collect::<std::io::Result<_>>()?;
     let asked = Instant::now();
     heals(a)?;
     let answered = asked.elapsed();
-    let crowded = busy(a)?;
+    let crowded = a.busy(LOOK)?;
     // Not a claim about speed: one that asks the kernel over and over takes all there is.
     ensure!(
         crowded < quiet + 50.0,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use lab::harness::setting;
 use lab::impair::Rng;
 use lab::{Context, Error, Node, Result, ensure, wait};
 use serde_json::{Value, json};
@@ -17,10 +18,6 @@ use crate::support::{Cluster, CniPod, attachments, mapping, note, nothing_left};
 
 /// At most so many pods at a time.
 const PODS: usize = 12;
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
 
 /// Everything of a node that a pod could leave something in, one value for each kind.
 type Snapshot = BTreeMap<&'static str, Value>;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::common::{add_network, note};
+use lab::harness::setting;
 use lab::impair::Rng;
 use lab::{Context, Error, Lab, Node, Pod, Result, ensure, wait};
 use serde_json::Value;
@@ -20,10 +21,6 @@ const OBJECTS: u64 = 6;
 const PORTS: u64 = 2;
 /// The daemon lives at most so long after it has answered for the first time.
 const LIFE: Duration = Duration::from_millis(150);
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
 
 /// What one writer knows.
 #[derive(Clone, Debug, Default)]

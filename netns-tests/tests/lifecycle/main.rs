@@ -14,7 +14,7 @@ mod state;
 fn main() -> std::process::ExitCode {
     lab::harness::run(&[
         ("kill9_200", kill9::kill9_200),
-        ("two_hundred_ports", ports::two_hundred_ports),
+        ("many_ports", ports::many_ports),
         ("ports_come_and_go_under_load", ports::ports_come_and_go_under_load),
         ("a_namespace_goes", ports::a_namespace_goes),
         ("a_device_goes", ports::a_device_goes),

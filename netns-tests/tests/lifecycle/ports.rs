@@ -7,6 +7,7 @@ use crate::common::{
 };
 use lab::conserve::check;
 use lab::flow::TcpFlow;
+use lab::harness::setting;
 use lab::probe::{PingOptions, ping, ping_with};
 use lab::swd::SwdOptions;
 use lab::{Context, Lab, Node, Result, ensure, wait};
@@ -25,36 +26,65 @@ fn state(node: &Node, port: &str) -> Result<(String, String)> {
     Ok((text("state"), text("problem")))
 }
 
-/// 200 ports on one node: all work, and after their removal nothing is left of them.
-pub fn two_hundred_ports() -> Result<()> {
-    const PORTS: u16 = 200;
+/// Pods in one subnet; more take another subnet of the network.
+const SUBNET: u16 = 250;
+
+/// Many ports on one node (`LAB_PORTS`): all work, and after their removal nothing is left of them. Some of the time is
+/// spent on seeing what a daemon with so many does when there is nothing to do (`LAB_IDLE`, seconds).
+pub fn many_ports() -> Result<()> {
+    let (ports, idle) = (setting("LAB_PORTS", 200) as u16, setting("LAB_IDLE", 1));
     let lab = Lab::new("many").node("a").build()?;
     let a = lab.node("a")?;
     a.start_swd_with(&SwdOptions::default())?;
-    let prefix = ("10.1.1", "fd00:1");
-    add_network(a, "pods", 1, &[prefix], &[])?;
+    let prefixes: Vec<_> =
+        (0..ports.div_ceil(SUBNET)).map(|n| (format!("10.1.{n}"), format!("fd00:{n:x}"))).collect();
+    let prefixes: Vec<_> = prefixes.iter().map(|(v4, v6)| (v4.as_str(), v6.as_str())).collect();
+    add_network(a, "pods", 1, &prefixes, &[])?;
     let before = open_files(a)?;
-    let start = Instant::now();
+    let mut times = Vec::new();
     let mut hosts = Vec::new();
-    for n in 0..PORTS {
-        hosts.push(add_host(&lab, a, &format!("p{n}"), prefix, n + 2, &[])?);
+    for n in 0..ports {
+        let prefix = prefixes[usize::from(n / SUBNET)];
+        let pod = lab.pod(&format!("p{n}"))?;
+        let number = n % SUBNET + 2;
+        let v4 = format!("{}.{number}", prefix.0).parse().context(n)?;
+        let v6 = format!("{}::{number}", prefix.1).parse().context(n)?;
+        let host = Host { pod, v4, v6 };
+        let start = Instant::now();
+        host.attach(a, &[])?;
+        times.push(start.elapsed());
+        hosts.push(host);
     }
     a.settle()?;
-    let added = start.elapsed();
     let status = a.swctl(&["status"])?;
-    ensure!(status["ports_up"] == PORTS, "{status}");
-    for (n, step) in [(0, 199), (7, 50), (23, 90), (64, 101), (111, 31), (160, 39), (199, 1)] {
-        let (from, to) = (&hosts[n], &hosts[(n + step) % hosts.len()]);
-        ping(from.ns(), to.ip(false))?;
-        ping(from.ns(), to.ip(true))?;
+    ensure!(status["ports_up"] == ports, "{status}");
+    // Each to another, in its subnet or elsewhere.
+    for (n, from) in hosts.iter().enumerate() {
+        let to = &hosts[(n + 1 + n * 7 % 300) % hosts.len()];
+        if to.v4 != from.v4 {
+            ping(from.ns(), to.ip(n % 2 == 0))?;
+        }
     }
+    let busy = a.busy(Duration::from_secs(idle))?;
+    let median = |times: &[Duration]| {
+        let mut times = times.to_vec();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied().unwrap_or_default()
+    };
+    let tenth = times.len().div_ceil(10);
+    note(format!(
+        "{ports} ports: added in {:.1?} each (median of the first tenth), {:.1?} (of the last); the daemon idles with \
+         {busy:.2} % of a processor",
+        median(&times[..tenth]),
+        median(&times[times.len() - tenth..]),
+    ));
     let start = Instant::now();
     for host in &hosts {
         a.swctl_text(&["port", "del", host.pod.name()])?;
     }
-    note(format!("{PORTS} ports added in {added:?}, removed in {:?}", start.elapsed()));
+    note(format!("{ports} ports removed in {:.1?} each", start.elapsed() / u32::from(ports)));
     // Devices are closed by a thread of their own.
-    wait::until("all descriptors are closed", Duration::from_secs(20), || {
+    wait::until("all descriptors are closed", Duration::from_secs(60), || {
         (open_files(a).ok()? <= before).then_some(())
     })
     .context(format!("{before} open files before, now {}", open_files(a)?))?;

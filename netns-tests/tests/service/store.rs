@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{Host, Mode, Setup, World, note};
-use crate::process::{Held, device, healthy, resets, setting, written};
+use crate::process::{Held, device, healthy, resets, written};
 use crate::stream::Stream;
 use lab::conserve::check;
+use lab::harness::setting;
 use lab::probe::ping;
 use lab::{Context, Error, Lab, Node, Result, ensure, wait};
 

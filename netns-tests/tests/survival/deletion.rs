@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Mode, Setup, World, note};
 use crate::end::devices;
-use crate::process::{Held, healthy, setting};
+use crate::process::{Held, healthy};
 use lab::conserve::check;
+use lab::harness::setting;
 use lab::probe::ping;
 use lab::{Result, ensure};
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use crate::common::{Host, Mode, Setup, World, note};
 use crate::monitor::kill_monitor;
-use crate::process::{SOON, healthy, kill_switch, resets, send, setting};
+use crate::process::{SOON, healthy, kill_switch, resets, send};
 use crate::talk::Talk;
 use lab::conserve::{Ledger, check};
+use lab::harness::setting;
 use lab::packet_socket::{MAX_FRAME, PacketSocket};
 use lab::probe::ping;
 use lab::rawframe::{BROADCAST, Mac, Udp};

@@ -4,13 +4,12 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{Mode, Setup, World, note};
-use crate::process::{
-    Held, device, healthy, next_process, read_log, resets, runs, send, setting, switch_process,
-};
+use crate::process::{Held, device, healthy, next_process, read_log, resets, runs, send, switch_process};
 use crate::spin::spin;
 use crate::stream::Stream;
 use crate::talk::{Talk, all_move};
 use lab::conserve::check;
+use lab::harness::setting;
 use lab::probe::ping;
 use lab::{Context, Result, ensure, wait};
 use rustix::process::Signal;

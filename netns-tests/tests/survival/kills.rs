@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::common::{Host, Mode, Setup, World, note};
-use crate::process::{Held, device, healthy, kill_switch, read_log, resets, setting};
+use crate::process::{Held, device, healthy, kill_switch, read_log, resets};
 use crate::stream::{Heard, Stream};
 use crate::talk::{Talk, Told, all_move};
 use crate::writer::{Kills, Tally, Writer, sum, write};
 use lab::conserve::check;
+use lab::harness::setting;
 use lab::impair::Rng;
 use lab::probe::ping;
 use lab::{Context, Error, Result, ensure};

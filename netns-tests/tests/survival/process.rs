@@ -12,11 +12,6 @@ use rustix::process::{Pid, Signal, kill_process};
 /// For states that are reached in milliseconds on a machine with nothing else to do.
 pub const SOON: Duration = Duration::from_secs(10);
 
-/// A number from the environment.
-pub fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
-
 /// The processes that the monitor has started and that run.
 fn children(node: &Node) -> Result<Vec<u32>> {
     Ok(node.swd_pids()?.into_iter().skip(1).filter(|&pid| runs(pid)).collect())

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::common::{Mode, Setup, World, note, run};
-use crate::process::{Held, healthy, read_log, setting, switch_process};
+use crate::process::{Held, healthy, read_log, switch_process};
 use crate::stream::Stream;
 use crate::talk::Talk;
 use lab::conserve::check;
+use lab::harness::setting;
 use lab::packet_socket::PacketSocket;
 use lab::probe::ping;
 use lab::rawframe::Udp;

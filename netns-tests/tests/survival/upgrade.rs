@@ -1,20 +1,24 @@
 //! Another version takes over while pods talk: no datagram is lost or overtaken, no connection breaks, no request is
 //! refused; and a version that does not work does not take over.
 //!
-//! `LAB_UPGRADES` is how many upgrades, `LAB_BROKEN` how many that are killed at random moments.
+//! `LAB_UPGRADES` is how many upgrades, `LAB_LEARNED` how many MACs are handed over, `LAB_BROKEN` how many that are killed
+//! at random moments.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::common::{Mode, Setup, World, note};
-use crate::process::{Held, SOON, device, healthy, read_log, resets, runs, send, setting, switch_process};
+use crate::process::{Held, SOON, device, healthy, read_log, resets, runs, send, switch_process};
 use crate::stream::{Heard, Stream};
 use crate::talk::{Talk, all_move};
 use crate::writer::{Kills, Writer, sum, write};
 use lab::conserve::check;
+use lab::harness::setting;
 use lab::impair::Rng;
+use lab::packet_socket::PacketSocket;
 use lab::probe::ping;
+use lab::rawframe::ethernet;
 use lab::{Context, Error, Node, Result, ensure, wait};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -27,6 +31,8 @@ const BATCH: u64 = 64;
 const QUESTIONS: Duration = Duration::from_millis(5);
 const CHANGES: Duration = Duration::from_millis(20);
 const RESUMED: Duration = Duration::from_secs(20);
+/// MACs that one node has learned.
+const LEARNED: u64 = 1000;
 /// The exit code of a command that was refused.
 const REFUSED: i32 = 1;
 
@@ -79,6 +85,32 @@ impl Traffic {
     }
 }
 
+/// Fills the FDB of a node with this many MACs, all behind one port.
+fn teach(world: &World, node: &Node, macs: u64) -> Result<()> {
+    let crowd = world.lab.pod("crowd")?;
+    node.add_port_with(&crowd, "pods", &[], &["--mac-limit", &macs.max(1).to_string()])?;
+    node.settle()?;
+    let socket = PacketSocket::open(crowd.ns(), "eth0", false)?;
+    let to = world.near.ns().mac("eth0")?;
+    for n in 0..macs {
+        let [_, _, mac @ ..] = (0x0600_0000_0000 | n).to_be_bytes();
+        // An EtherType for experiments, which nobody listens to.
+        let frame = [&ethernet(to, mac, 0x88b5)[..], &[0; 46]].concat();
+        wait::until("room in the port's queue", SOON, || socket.send(&frame).ok())?;
+    }
+    wait::until_ok(&format!("{macs} MACs are learned"), SOON, || {
+        let known = known(node)?;
+        ensure!(known >= macs, "{known}");
+        Ok(())
+    })
+}
+
+/// How many MACs a node knows behind the port of [`teach`].
+fn known(node: &Node) -> Result<u64> {
+    let rows = node.swctl(&["fdb", "show", "--port", "crowd"])?;
+    Ok(rows.as_array().map_or(0, Vec::len) as u64)
+}
+
 /// Two programs of the same name, to go there and back.
 fn programs(node: &Node) -> Result<[PathBuf; 2]> {
     let from = lab::swd::binary("swd")?;
@@ -120,6 +152,8 @@ pub fn upgraded_there_and_back() -> Result<()> {
     for (node, programs) in nodes.iter().zip(&programs) {
         upgrade(node, &programs[1])?;
     }
+    let macs = setting("LAB_LEARNED", LEARNED);
+    teach(&world, &nodes[0], macs)?;
     let held = nodes.iter().map(Held::by).collect::<Result<Vec<_>>>()?;
     let traffic = Traffic::start(&world)?;
     traffic.moves().context("before the first upgrade")?;
@@ -156,6 +190,7 @@ pub fn upgraded_there_and_back() -> Result<()> {
         writer.clean_up()?;
     }
     traffic.finish("upgrade", 0)?;
+    ensure!(known(&nodes[0])? >= macs, "{} MACs of {macs} are left", known(&nodes[0])?);
     for (host, before) in hosts.iter().zip(&devices) {
         let (now, resets) = (device(host.ns())?, resets(host.ns())?);
         ensure!(now == *before, "{}: index and carrier changes {now:?}, were {before:?}", host.pod.name());

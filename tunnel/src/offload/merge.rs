@@ -11,7 +11,7 @@
 //! Limits: [`MAX_OPEN`](super::MAX_OPEN) flows at once, [`MAX_MERGED`] packets and 65,535 bytes of IP per frame. A flow that
 //! finds no place evicts another, which only merges less.
 
-use super::open::Open;
+use super::open::{Open, Place};
 use super::write::{alone, merged};
 use super::{Caps, GroFrame, Output, asks_for_l4, gso_type};
 use packet::{Fragment, GsoType, Headers, Net, checksum, flow, ip_proto, tcp_flag};
@@ -78,8 +78,9 @@ impl Merger {
         self.next.clear();
         self.next.resize(count, NONE);
         self.open.clear();
+        let mut last = None;
         for i in 0..count {
-            self.take(i as u32, &frame, caps);
+            self.take(i as u32, &frame, caps, &mut last);
         }
         for entry in &self.entries {
             if entry.count == 1 {
@@ -90,7 +91,14 @@ impl Merger {
         }
     }
 
-    fn take<'a>(&mut self, i: u32, frame: &impl Fn(usize) -> GroFrame<'a>, caps: Caps) {
+    /// `last` is the entry that was opened or extended last, with its first packet: mostly it is the one.
+    fn take<'a>(
+        &mut self,
+        i: u32,
+        frame: &impl Fn(usize) -> GroFrame<'a>,
+        caps: Caps,
+        last: &mut Option<(Place, u32, GroFrame<'a>)>,
+    ) {
         let f = frame(i as usize);
         let Some(identity) = Identity::of(&f) else {
             self.entries.push(Entry::lone(i));
@@ -102,31 +110,41 @@ impl Merger {
             self.entries.push(Entry::lone(i));
             return;
         }
-        let hash = flow::hash(&f.headers, f.bytes);
         let candidate = candidate(&f, caps);
-        let entries = &self.entries;
-        let same =
-            |entry: u32| entries.get(entry as usize).is_some_and(|e| same_flow(&frame(e.first as usize), &f));
-        // There is at most one.
-        if let Some((place, index)) = self.open.find(hash, same) {
-            if let (Some(c), Some(entry)) = (&candidate, self.entries.get_mut(index as usize)) {
-                let first = frame(entry.first as usize);
-                if entry.accepts(c, &first, &f) {
-                    entry.verified = entry.verified || intact(&first);
-                    if entry.verified && intact(&f) {
-                        self.next[entry.last as usize] = i;
-                        if entry.append(c, i) {
-                            self.open.remove(place);
-                        }
-                        return;
+        let again =
+            last.filter(|(place, entry, first)| self.open.holds(*place, *entry) && same_flow(first, &f));
+        let (hash, found) = match again {
+            Some(found) => (None, Some(found)),
+            None => {
+                let hash = flow::hash(&f.headers, f.bytes);
+                let first = |entry: u32| self.entries.get(entry as usize).map(|e| frame(e.first as usize));
+                // There is at most one.
+                let found =
+                    self.open.find(hash, |entry| first(entry).is_some_and(|first| same_flow(&first, &f)));
+                (Some(hash), found.and_then(|(place, entry)| Some((place, entry, first(entry)?))))
+            }
+        };
+        if let Some((place, index, first)) = found {
+            if let (Some(c), Some(entry)) = (&candidate, self.entries.get_mut(index as usize))
+                && entry.accepts(c, &first, &f)
+            {
+                entry.verified = entry.verified || intact(&first);
+                if entry.verified && intact(&f) {
+                    self.next[entry.last as usize] = i;
+                    if entry.append(c, i) {
+                        self.open.remove(place);
                     }
+                    *last = Some((place, index, first));
+                    return;
                 }
             }
             self.open.remove(place);
         }
         match candidate {
             Some(c) if !c.ends => {
-                self.open.add(hash, self.entries.len() as u32);
+                let hash = hash.unwrap_or_else(|| flow::hash(&f.headers, f.bytes));
+                let index = self.entries.len() as u32;
+                *last = Some((self.open.add(hash, index), index, f));
                 self.entries.push(Entry::start(&c, i));
             }
             _ => self.entries.push(Entry::lone(i)),

@@ -74,16 +74,25 @@ impl Open {
             .map(|way| (Place { group, way }, g.entry[way]))
     }
 
+    /// Is this entry still open, and there?
+    #[inline]
+    pub fn holds(&self, place: Place, entry: u32) -> bool {
+        let group = self.groups.get(place.group);
+        group.is_some_and(|g| g.round[place.way] == self.round && g.entry[place.way] == entry)
+    }
+
     /// Opens an entry.
     #[inline]
-    pub fn add(&mut self, hash: u32, entry: u32) {
-        let Some(g) = self.groups.get_mut(group(hash)) else { return };
+    pub fn add(&mut self, hash: u32, entry: u32) -> Place {
+        let group = group(hash);
+        let g = &mut self.groups[group];
         let free = (0..WAYS).find(|&way| g.round[way] != self.round);
         let way = free.unwrap_or_else(|| {
             self.victim = (self.victim + 1) % WAYS;
             self.victim
         });
         (g.round[way], g.hash[way], g.entry[way]) = (self.round, hash, entry);
+        Place { group, way }
     }
 
     /// Closes an entry.
@@ -119,15 +128,17 @@ mod tests {
         // All in one group.
         let hash = |n: u32| 7 + n * GROUPS as u32;
         for n in 0..WAYS as u32 {
-            open.add(hash(n), 100 + n);
+            assert!(open.add(hash(n), 100 + n) == open.find(hash(n), |_| true).unwrap().0);
         }
         for n in 0..WAYS as u32 {
             let (place, entry) = open.find(hash(n), |_| true).unwrap();
             assert_eq!(entry, 100 + n);
+            assert!(open.holds(place, entry) && !open.holds(place, entry + 1));
             assert_eq!(open.find(hash(n), |e| e != entry), None);
             if n == 2 {
                 open.remove(place);
                 assert_eq!(open.find(hash(n), |_| true), None);
+                assert!(!open.holds(place, entry));
             }
         }
         // The free place first, then somebody else's, and always one of the group.
