@@ -19,7 +19,7 @@ use lab::impair::Rng;
 use lab::packet_socket::PacketSocket;
 use lab::probe::ping;
 use lab::rawframe::ethernet;
-use lab::{Context, Error, Node, Result, ensure, wait};
+use lab::{Context, Error, Node, Pod, Result, ensure, wait};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -85,24 +85,26 @@ impl Traffic {
     }
 }
 
-/// Fills the FDB of a node with this many MACs, all behind one port.
-fn teach(world: &World, node: &Node, macs: u64) -> Result<()> {
+/// Fills the FDB of a node with this many MACs, all behind the port of one pod.
+fn teach(world: &World, node: &Node, macs: u64) -> Result<Pod> {
     let crowd = world.lab.pod("crowd")?;
     node.add_port_with(&crowd, "pods", &[], &["--mac-limit", &macs.max(1).to_string()])?;
     node.settle()?;
     let socket = PacketSocket::open(crowd.ns(), "eth0", false)?;
     let to = world.near.ns().mac("eth0")?;
-    for n in 0..macs {
-        let [_, _, mac @ ..] = (0x0600_0000_0000 | n).to_be_bytes();
-        // An EtherType for experiments, which nobody listens to.
-        let frame = [&ethernet(to, mac, 0x88b5)[..], &[0; 46]].concat();
-        wait::until("room in the port's queue", SOON, || socket.send(&frame).ok())?;
-    }
+    // A queue that is full drops without a word: once more, then.
     wait::until_ok(&format!("{macs} MACs are learned"), SOON, || {
+        for n in 0..macs {
+            let [_, _, mac @ ..] = (0x0600_0000_0000 | n).to_be_bytes();
+            // An EtherType for experiments, which nobody listens to.
+            let frame = [&ethernet(to, mac, 0x88b5)[..], &[0; 46]].concat();
+            let _ = socket.send(&frame);
+        }
         let known = known(node)?;
         ensure!(known >= macs, "{known}");
         Ok(())
-    })
+    })?;
+    Ok(crowd)
 }
 
 /// How many MACs a node knows behind the port of [`teach`].
@@ -139,6 +141,8 @@ pub fn upgraded_there_and_back() -> Result<()> {
         ping(world.beside.ns(), world.far.ip(v6))?;
         ping(world.near.ns(), world.beside.ip(v6))?;
     }
+    let macs = setting("LAB_LEARNED", LEARNED);
+    let _crowd = teach(&world, &nodes[0], macs)?;
     let spares = [world.lab.pod("spare-a")?, world.lab.pod("spare-b")?];
     let counts: [Kills; 2] = Default::default();
     let mut writers = Vec::new();
@@ -152,8 +156,6 @@ pub fn upgraded_there_and_back() -> Result<()> {
     for (node, programs) in nodes.iter().zip(&programs) {
         upgrade(node, &programs[1])?;
     }
-    let macs = setting("LAB_LEARNED", LEARNED);
-    teach(&world, &nodes[0], macs)?;
     let held = nodes.iter().map(Held::by).collect::<Result<Vec<_>>>()?;
     let traffic = Traffic::start(&world)?;
     traffic.moves().context("before the first upgrade")?;
