@@ -1,8 +1,8 @@
 //! Noticing at once that something has changed under us.
 //!
 //! The kernel's words ([`crate::io::events`]) are turned into looks at ports and at the underlay. They are a hint: what
-//! is done follows from what is seen then, and everything is looked at every few seconds in any case. When more has
-//! happened than the socket holds, everything is looked at, spread out like all looks.
+//! is done follows from what is seen then, and everything is looked at now and then in any case, 16 ports per second. When
+//! more has happened than the socket holds, everything is looked at, spread out like all looks.
 //!
 //! Where the kernel does not tell of other namespaces, the regular look is all there is: once per second 128 ports.
 //! `swctl status` says which of the two it is.
@@ -45,6 +45,11 @@ pub(super) struct Reach {
 }
 
 impl Reach {
+    /// Do events tell of ports and of their namespaces?
+    pub(super) fn hears_ports(&self) -> bool {
+        self.ports && self.names.is_some()
+    }
+
     /// In words, for `swctl status`.
     pub(super) fn words(&self) -> String {
         let mut words = if self.ports { "events" } else { "looks at 128 ports per second" }.to_owned();
