@@ -205,7 +205,7 @@ mod tests {
             let obvious = slow(&bytes);
             for sum in [sum(&bytes), plain(&bytes), wide::sum(&bytes).unwrap_or(obvious)] {
                 // 0 and 0xffff are both zero in one's complement.
-                prop_assert!(sum == obvious || (sum % 0xffff == 0 && obvious % 0xffff == 0), "{sum:x} {obvious:x}");
+                prop_assert!(sum % 0xffff == obvious % 0xffff, "{sum:x} {obvious:x}");
             }
         }
 
