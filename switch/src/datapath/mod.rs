@@ -191,7 +191,7 @@ impl Datapath {
             rec.verdict(verdict);
             // A frame that made others, or that could not be learned, does so each time.
             decided = if repeated && out.copies == copies + 1 && self.counters.refused == refused {
-                repeat::decided(tables, batch, number, out, (origin, verdict))
+                repeat::decided(tables, batch, number, length as usize, out, (origin, verdict))
             } else {
                 None
             };

@@ -114,20 +114,24 @@ fn is_same<const AT: usize>(a: &[u8; LONGEST], b: &[u8; LONGEST], least: usize) 
 }
 
 /// What to do with the frame behind this one, which repeats it and has not been touched. `None` if this one's way is
-/// not all there was to it: it was answered, flooded, held, dropped, or its ECN was changed.
+/// not all there was to it: it was answered, flooded, held, dropped, or its ECN was changed. `received` is its length as it
+/// came: behind a tunnel header with options something else was compared than what was decided by.
 pub fn decided(
     tables: &Tables,
     batch: &Batch,
     number: usize,
+    received: usize,
     out: &Postbox,
     (origin, verdict): (Option<Egress>, Verdict),
 ) -> Option<Decision> {
     let (Some(origin), Verdict::Unicast(egress)) = (origin, verdict) else { return None };
     let (this, next) = (batch.frames.get(number)?, batch.frames.get(number + 1)?);
-    let before = batch.bytes(next).get(outer(&next.ingress)..)?;
-    let after = batch.bytes(this);
-    // The same tunnel header, so this is its whole length.
-    if after.len() != this.len as usize || this.headers.l4 == 0 || before.get(14..16) != after.get(14..16) {
+    let at = outer(&next.ingress);
+    if received != this.len as usize + at || this.headers.l4 == 0 {
+        return None;
+    }
+    let (before, after) = (batch.bytes(next).get(at..)?, batch.bytes(this));
+    if before.get(14..16) != after.get(14..16) {
         return None;
     }
     let posted =

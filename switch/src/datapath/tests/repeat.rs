@@ -305,3 +305,26 @@ fn fragments_options_and_other_protocols_take_the_long_way() {
     assert_eq!((with(23, 1), with(23, 58), with(23, 132)), (0, 0, 0), "other protocols");
     assert_eq!(with(12, 0x88), 0, "another EtherType");
 }
+
+/// Options that look like a frame are still options: what stands behind them is what is decided by.
+#[test]
+fn what_stands_in_geneve_options_is_no_frame() {
+    let flow = |from: &str, payload: u8| {
+        build::udp((router_of(C), WEB_MAC), (ip(from), ip("10.1.1.2")), (1, 2), &[payload; 22])
+    };
+    // The data of the one option look like a frame of a flow. Its head is in front, where the MACs would be.
+    let mut options = flow("10.1.2.9", 7);
+    assert_eq!(options.len() % 4, 0);
+    let words = (options.len() / 4) as u8;
+    options[..4].copy_from_slice(&[0, 1, 0, words - 1]);
+    let header = [words, 0, 0x65, 0x58, 0, 0, 1, 0];
+    let datagram = |inner: &[u8]| [&header[..], &options, inner].concat();
+    let Ingress::Underlay { source, tos, .. } = underlay(C, 0) else { panic!("a tunnel") };
+    let ingress = Ingress::Underlay { source, tos, encap: tunnel::Encap::Geneve };
+    // Only the first comes from where this peer may send from.
+    let (honest, forged) = (flow("10.1.2.9", 1), flow("10.1.1.3", 2));
+    let shots = [&honest, &forged].map(|inner| (ingress, datagram(inner), VnetHdr::default()));
+    let seen = run(world(false, false), &shots, 2);
+    assert_eq!(seen.left.iter().map(|left| &left.bytes).collect::<Vec<_>>(), [&honest]);
+    assert_eq!(seen, run(world(false, false), &shots, 1));
+}
