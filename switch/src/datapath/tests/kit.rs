@@ -599,7 +599,8 @@ fn booked(before: &Counters, after: &Counters) -> Verdict {
     moved[0]
 }
 
-fn collect(batch: &Batch, out: &Postbox) -> Vec<Output> {
+/// All that left, by egress.
+pub fn collect(batch: &Batch, out: &Postbox) -> Vec<Output> {
     let mut outputs = Vec::new();
     for &to in out.touched() {
         for posted in out.list(to) {

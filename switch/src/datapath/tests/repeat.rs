@@ -2,41 +2,21 @@
 
 use super::kit::*;
 use super::random::{Damage, any_damage, any_frame, any_ingress, damaged};
-use crate::datapath::{Batch, Egress, Frame, FrameRef, Ingress, Off, PortId, Postbox};
+use crate::datapath::{Batch, Frame, FrameRef, Ingress, Off, PortId, Postbox};
 use packet::{MacAddr, VnetHdr, build};
 use proptest::prelude::*;
 use std::net::IpAddr;
 
-/// What comes out of an egress.
-#[derive(Debug, PartialEq)]
-struct Left {
-    to: Egress,
-    vni: u32,
-    bytes: Vec<u8>,
-    vnet: VnetHdr,
-}
-
 /// All that a data path has of frames: what left by egress in order, what is known of each frame, and its state.
 #[derive(Debug, PartialEq)]
 struct Seen {
-    left: Vec<Left>,
+    left: Vec<Output>,
     frames: Vec<String>,
     state: Vec<String>,
 }
 
-fn note(batch: &Batch, out: &Postbox, left: &mut Vec<Left>, frames: &mut Vec<String>) {
-    for &to in out.touched() {
-        for posted in out.list(to) {
-            let (bytes, vnet) = match posted.frame {
-                FrameRef::Received(n) => {
-                    let frame = &batch.frames[usize::from(n)];
-                    (batch.bytes(frame).to_vec(), frame.vnet)
-                }
-                FrameRef::Generated(n) => (out.generated.get(n).bytes.clone(), out.generated.get(n).vnet),
-            };
-            left.push(Left { to, vni: posted.vni, bytes, vnet });
-        }
-    }
+fn note(batch: &Batch, out: &Postbox, left: &mut Vec<Output>, frames: &mut Vec<String>) {
+    left.extend(collect(batch, out));
     // What stays in a dropped frame has no meaning.
     let posted = |n: usize| {
         let name = FrameRef::Received(n as u16);
